@@ -1,0 +1,154 @@
+"""Rigid and similarity transforms, projection, alignment. numpy float64, no state.
+
+Conventions: a transform named `b_from_a` is a (4, 4) matrix that maps homogeneous points of `a`
+to `b`. Cameras have OpenCV axes (x right, y down, z forward); pixel centres lie at (0.5, 0.5).
+Depth is z along the optical axis. Angles are in radians unless the name says `_deg`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def apply(b_from_a: Array, points_a: Array) -> Array:
+    """Map points (..., 3) from a to b."""
+    return points_a @ b_from_a[:3, :3].T + b_from_a[:3, 3]
+
+
+def invert(b_from_a: Array) -> Array:
+    """Inverse of rigid or similarity transforms (..., 4, 4)."""
+    return np.linalg.inv(b_from_a)
+
+
+def compose(rotation: Array, translation: Array, scale: float = 1.0) -> Array:
+    """The (4, 4) transform x -> scale * rotation @ x + translation."""
+    out = np.eye(4)
+    out[:3, :3] = scale * np.asarray(rotation)
+    out[:3, 3] = translation
+    return out
+
+
+def project(points: Array, world_from_camera: Array, K: Array) -> tuple[Array, Array]:
+    """Pixels (..., 2) and z-depth (...) of world points (..., 3) in one pinhole camera."""
+    p = apply(invert(world_from_camera), points)
+    z = p[..., 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        uv = p[..., :2] / z[..., None] * np.array([K[0, 0], K[1, 1]]) + K[:2, 2]
+    return uv, z
+
+
+def pixel_grid(width: int, height: int) -> Array:
+    """(height, width, 2) pixel centres, the first at (0.5, 0.5)."""
+    u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    return np.stack([u, v], -1)
+
+
+def rays(uv: Array, K: Array) -> Array:
+    """Camera-space ray (..., 3) with z = 1 through pixels (..., 2): point = z * ray."""
+    xy = (uv - K[:2, 2]) / np.array([K[0, 0], K[1, 1]])
+    return np.concatenate([xy, np.ones_like(xy[..., :1])], -1)
+
+
+def unproject(z: Array, world_from_camera: Array, K: Array) -> Array:
+    """World points (h, w, 3) of a z-depth map (h, w)."""
+    h, w = z.shape
+    return apply(world_from_camera, rays(pixel_grid(w, h), K) * z[..., None])
+
+
+def quaternion_from_rotation(R: Array) -> Array:
+    """Unit quaternion (w, x, y, z), w >= 0, of a rotation (3, 3)."""
+    from scipy.spatial.transform import Rotation
+
+    q = Rotation.from_matrix(R).as_quat()
+    q = np.array([q[3], q[0], q[1], q[2]])
+    return q if q[0] >= 0 else -q
+
+
+def rotation_from_quaternion(q: Array) -> Array:
+    """Rotation (3, 3) of a quaternion (w, x, y, z) of any positive norm."""
+    from scipy.spatial.transform import Rotation
+
+    w, x, y, z = np.asarray(q, float)
+    return Rotation.from_quat([x, y, z, w]).as_matrix()
+
+
+def rotation_angle_deg(R: Array) -> Array:
+    """Angle of rotations (..., 3, 3) in degrees, accurate for small angles too."""
+    s = np.stack(
+        [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], -1
+    )
+    trace = R[..., 0, 0] + R[..., 1, 1] + R[..., 2, 2]
+    return np.degrees(np.arctan2(np.linalg.norm(s, axis=-1), trace - 1.0))
+
+
+def nearest_rotation(M: Array) -> Array:
+    """The proper rotation nearest to M (3, 3) in the Frobenius norm."""
+    u, _, vt = np.linalg.svd(M)
+    d = np.sign(np.linalg.det(u @ vt))
+    return u @ np.diag([1.0, 1.0, d]) @ vt
+
+
+def umeyama(
+    points_a: Array, points_b: Array, weights: Array | None = None, with_scale: bool = True
+) -> Array:
+    """Least-squares similarity (or rigid) `b_from_a` (4, 4) of paired points (n, 3).
+
+    Umeyama, PAMI 1991. The determinant is positive always: never a reflection. Raises
+    ValueError when fewer than 3 points are given or all of them lie on one line.
+    """
+    a, b = np.asarray(points_a, float), np.asarray(points_b, float)
+    w = np.ones(len(a)) if weights is None else np.asarray(weights, float)
+    if len(a) < 3:
+        raise ValueError(f"an alignment needs at least 3 point pairs, got {len(a)}")
+    w = w / w.sum()
+    ma, mb = w @ a, w @ b
+    ca, cb = a - ma, b - mb
+    spread = np.linalg.svd(ca * np.sqrt(w)[:, None], compute_uv=False)
+    if spread[1] <= 1e-9 * max(spread[0], 1e-300):
+        raise ValueError("the points lie on one line, so they do not fix the rotation")
+    u, s, vt = np.linalg.svd(cb.T @ (ca * w[:, None]))
+    d = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    R = u @ np.diag(d) @ vt
+    scale = float((s * d).sum() / (w @ (ca**2).sum(1))) if with_scale else 1.0
+    return compose(R, mb - scale * R @ ma, scale)
+
+
+def align_cameras(world_from_camera_a: Array, world_from_camera_b: Array) -> Array:
+    """Similarity `b_from_a` of two sets of the same cameras (n, 4, 4).
+
+    The rotation is averaged from the orientations (so that a straight path leaves no freedom of
+    roll), then scale and translation come from the centres. Robust to a few bad cameras: two
+    re-weighted passes by the distance of the centres.
+    """
+    Ra, Rb = world_from_camera_a[:, :3, :3], world_from_camera_b[:, :3, :3]
+    R = nearest_rotation(np.einsum("nij,nkj->ik", Rb, Ra))
+    ca, cb = world_from_camera_a[:, :3, 3] @ R.T, world_from_camera_b[:, :3, 3]
+    w = np.ones(len(ca))
+    scale, t = 1.0, np.zeros(3)
+    for _ in range(3):
+        w = w / w.sum()
+        ma, mb = w @ ca, w @ cb
+        num = (w * ((ca - ma) * (cb - mb)).sum(1)).sum()
+        den = (w * ((ca - ma) ** 2).sum(1)).sum()
+        scale = float(num / den) if den > 0 else 1.0
+        t = mb - scale * ma
+        r = np.linalg.norm(scale * ca + t - cb, axis=1)
+        s = max(1.4826 * float(np.median(r)), 1e-12)
+        w = 1.0 / (1.0 + (r / (3 * s)) ** 2)
+    return compose(R, t, scale)
+
+
+def scale_of(b_from_a: Array) -> float:
+    """The scale factor of a similarity (4, 4)."""
+    return float(np.cbrt(np.linalg.det(b_from_a[:3, :3])))
+
+
+def transform_pose(b_from_a: Array, a_from_camera: Array) -> Array:
+    """Poses (..., 4, 4) moved by a similarity: rotations stay rotations, centres are mapped."""
+    s = scale_of(b_from_a)
+    out = np.array(b_from_a @ a_from_camera)
+    out[..., :3, :3] /= s
+    return out
