@@ -7,10 +7,12 @@ Depth is z along the optical axis. Angles are in radians unless the name says `_
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 
 def apply(b_from_a: Array, points_a: Array) -> Array:

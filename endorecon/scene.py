@@ -49,10 +49,8 @@ class Camera:
         _require(self.fx > 0 and self.fy > 0, "focal lengths must be positive")
         counts = {"PINHOLE": (0,), "OPENCV": (4, 5, 8), "OPENCV_FISHEYE": (4,)}
         _require(self.model in counts, f"unknown camera model {self.model!r}")
-        _require(
-            len(self.distortion) in counts[self.model],
-            f"{self.model} takes {counts[self.model]} distortion numbers, got {len(self.distortion)}",
-        )
+        wanted, found = counts[self.model], len(self.distortion)
+        _require(found in wanted, f"{self.model} takes {wanted} distortion numbers, got {found}")
 
     @property
     def K(self) -> Array:
@@ -129,9 +127,7 @@ class SparsePoints:
 
     def __post_init__(self) -> None:
         _require(self.xyz.ndim == 2 and self.xyz.shape[1] == 3, "xyz: (m, 3)")
-        _require(
-            len(self.point_of) == len(self.view_of) == len(self.uv), "one row an observation"
-        )
+        _require(len(self.point_of) == len(self.view_of) == len(self.uv), "one row an observation")
 
     def depths(self, world_from_camera: Array) -> Array:
         """z-depth (k,) of every observation in its own view."""
@@ -235,9 +231,7 @@ class Surface:
         v = len(self.vertices)
         _require(self.vertices.shape == (v, 3), "vertices: (v, 3)")
         _require(self.faces.size == 0 or int(self.faces.max()) < v, "faces point past the vertices")
-        _require(
-            len(self.colors) == len(self.status) == len(self.sigma) == v, "one value a vertex"
-        )
+        _require(len(self.colors) == len(self.status) == len(self.sigma) == v, "one value a vertex")
         _require(bool(np.isfinite(self.vertices).all()), "vertices must be finite")
 
 
