@@ -99,6 +99,26 @@ class StereoConfig:
     """... up to this share of the median depth."""
     left_right_px: float = 1.0
     """Left-right check: largest disagreement in pixels."""
+    sigma_px: float = 0.2
+    """Standard deviation of a good match in pixels."""
+    min_contrast: float = 3.0
+    """Local contrast (of 255, after equalising) below which a match means nothing."""
+    nearest_baselines: float = 4.0
+    """Surfaces nearer than this many baselines are not searched."""
+    farthest_baselines: float = 24.0
+    """Surfaces farther than this many baselines are not searched."""
+    sweep_band: float = 0.1
+    """Matcher 'sweep': half width of the search, as a share of depth."""
+    sweep_steps: int = 33
+    """Matcher 'sweep': hypotheses in the band."""
+    sweep_radius: int = 3
+    """Matcher 'sweep': half width of the window in pixels."""
+    sweep_noise: float = 0.002
+    """Matcher 'sweep': grey noise of a render (0..1) below which texture does not count."""
+    sweep_score: float = 0.7
+    """Matcher 'sweep': NCC below which a match is dropped."""
+    weights: str = ""
+    """Matcher 'weights': path of a local TorchScript file."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +135,16 @@ class RefineConfig:
     """Half width of the first search, as a share of depth; later rounds narrow it."""
     steps: int = 41
     """Hypotheses in the band."""
+    radius: int = 3
+    """Half width of the matching window in pixels."""
+    noise: float = 0.004
+    """Noise of a grey value (0..1) below which texture does not count."""
+    smooth_small: float = 30.0
+    """Semi-global penalty, in 1/1000 NCC, of one step between neighbouring pixels."""
+    smooth_large: float = 250.0
+    """Semi-global penalty of a jump."""
+    jump: float = 0.05
+    """Relative step of the prior depth across which nothing is smoothed."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,91 @@
+"""OpenCV's semi-global block matcher with a left-right check (Hirschmueller, PAMI 2008)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from endorecon.config import StereoConfig
+from endorecon.scene import Disparity, StereoPair
+
+
+class SgbmMatcher:
+    """StereoSGBM MODE_HH on grey images; sub-pixel by its own parabola (1/16 px)."""
+
+    def __init__(self, config: StereoConfig) -> None:
+        self._config = config
+
+    def match(self, pair: StereoPair) -> Disparity:
+        """Disparity of the left eye; NaN where flat, occluded or inconsistent."""
+        import cv2
+
+        h, w = pair.left.shape[:2]
+        left, right = (_grey(image) for image in (pair.left, pair.right))
+        low, high = _search_range(pair, self._config)
+        count = max(16, -(-(high - low) // 16) * 16)
+        # A strip of the search range is lost at the left border: match in a padded image.
+        pad = low + count + 8
+        left, right = (
+            cv2.copyMakeBorder(im, 0, 0, pad, 0, cv2.BORDER_REPLICATE) for im in (left, right)
+        )
+        block = 5
+        settings = dict(
+            minDisparity=low, numDisparities=count, blockSize=block, P1=8 * block**2,
+            P2=32 * block**2, disp12MaxDiff=-1, preFilterCap=31, uniquenessRatio=0,
+            speckleWindowSize=0, mode=cv2.STEREO_SGBM_MODE_HH,
+        )  # fmt: skip
+        d = cv2.StereoSGBM.create(**settings).compute(left, right)[:, pad:].astype(np.float32) / 16
+        mirrored = cv2.StereoSGBM.create(**settings).compute(
+            np.ascontiguousarray(_shift_border(right, pad)[:, ::-1]),
+            np.ascontiguousarray(_shift_border(left, pad)[:, ::-1]),
+        )
+        d_right = mirrored[:, pad:][:, ::-1].astype(np.float32) / 16
+        d[d < low] = np.nan
+        x = np.arange(w)[None, :] - d
+        column = np.clip(np.nan_to_num(np.rint(x)), 0, w - 1).astype(int)
+        other = np.take_along_axis(d_right, column, 1)
+        gap = np.abs(other - d)
+        flat = _contrast(left[:, pad:]) < self._config.min_contrast
+        bad = ~(gap <= self._config.left_right_px) | flat | (x < 0)
+        d[bad] = np.nan
+        sigma = np.sqrt(self._config.sigma_px**2 + (0.5 * gap) ** 2).astype(np.float32)
+        sigma[bad] = np.nan
+        return Disparity(d, sigma)
+
+
+def _shift_border(image: np.ndarray, pad: int) -> np.ndarray:
+    """Move the padding from the left side to the right, for the mirrored match."""
+    import cv2
+
+    return cv2.copyMakeBorder(image[:, pad:], 0, 0, 0, pad, cv2.BORDER_REPLICATE)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """Green-weighted grey stretched to 8 bits by local contrast: renders are smooth and dark."""
+    import cv2
+
+    g = image.astype(np.float32) @ np.array([0.25, 0.6, 0.15], np.float32)
+    mean = cv2.GaussianBlur(g, (0, 0), 12.0)
+    spread = np.sqrt(np.maximum(cv2.GaussianBlur((g - mean) ** 2, (0, 0), 24.0), 4.0))
+    return np.clip(128 + 40 * (g - mean) / spread, 0, 255).astype(np.uint8)
+
+
+def _contrast(grey: np.ndarray) -> np.ndarray:
+    """Local standard deviation (grey levels, 9 x 9) of an 8-bit image."""
+    import cv2
+
+    g = grey.astype(np.float32)
+    mean = cv2.blur(g, (9, 9))
+    return np.sqrt(np.maximum(cv2.blur(g * g, (9, 9)) - mean * mean, 0))
+
+
+def _search_range(pair: StereoPair, config: StereoConfig) -> tuple[int, int]:
+    """Whole-pixel disparities to search: what the field's depth suggests, within 4-20 baselines."""
+    fb = pair.K[0, 0] * pair.baseline
+    z = pair.z_left[np.isfinite(pair.z_left)]
+    near, far = config.nearest_baselines, config.farthest_baselines
+    if z.size > 100:
+        lo, hi = np.quantile(z, [0.01, 0.99])
+        near, far = max(near, 0.8 * lo / pair.baseline), min(far, 1.25 * hi / pair.baseline)
+    low = int(np.floor(fb / (max(far, near * 1.2) * pair.baseline)))
+    high = int(np.ceil(fb / (near * pair.baseline)))
+    return max(0, low), max(high, low + 16)

@@ -1,0 +1,64 @@
+"""Our own matcher: a narrow sweep round the field's own depth with NCC windows that follow it.
+
+The kernel of refine.py serves both: there the other eyes are real frames, here the virtual one.
+Slanted windows come for free, since a hypothesis is the field's surface moved nearer or farther.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from endorecon import refine
+from endorecon.config import RefineConfig, StereoConfig
+from endorecon.geometry import compose
+from endorecon.scene import Camera, Disparity, StereoPair
+
+
+class SweepMatcher:
+    """Seeded by `pair.z_left`; a pixel without a seed within reach has no answer."""
+
+    def __init__(self, config: StereoConfig) -> None:
+        self._config = config
+
+    def match(self, pair: StereoPair) -> Disparity:
+        """Disparity of the left eye; NaN where flat, occluded, or beyond the band."""
+        left = self._one_way(pair.left, pair.right, pair.z_left, pair, 1.0)
+        return left
+
+    def _one_way(
+        self, a: np.ndarray, b: np.ndarray, z: np.ndarray, pair: StereoPair, side: float
+    ) -> Disparity:
+        h, w = z.shape
+        known = np.isfinite(z)
+        z0 = refine.condition(z.astype(np.float32), known.astype(np.float32), np.ones_like(known))
+        K = pair.K
+        camera = Camera(w, h, K[0, 0], K[1, 1], K[0, 2], K[1, 2])
+        poses = np.stack([np.eye(4), compose(np.eye(3), np.array([side * pair.baseline, 0, 0]))])
+        grey = np.stack([_high_pass(a), _high_pass(b)])
+        photos = refine.Photos(camera, grey, np.ones_like(grey), poses)
+        band = np.full((h, w), self._config.sweep_band, np.float32)
+        config = RefineConfig(radius=self._config.sweep_radius, noise=self._config.sweep_noise)
+        out = refine.sweep(photos, 0, [1], z0, band, config, self._config.sweep_steps)
+        fb = K[0, 0] * pair.baseline
+        with np.errstate(invalid="ignore", divide="ignore"):
+            d = (fb / out.z).astype(np.float32)
+            # curvature per squared pixel of disparity; a cost gap of 1/100 is one sigma
+            per_px = out.curvature / d**2
+            sigma = np.sqrt(self._config.sigma_px**2 * 0.25 + 0.004 / np.maximum(per_px, 1e-6))
+        bad = (
+            ~np.isfinite(d)
+            | out.edge
+            | (out.score < self._config.sweep_score)
+            | (per_px < 1e-3)
+            | (sigma > 1.0)
+        )
+        d[bad] = np.nan
+        sigma = np.where(bad, np.nan, sigma).astype(np.float32)
+        return Disparity(d, sigma)
+
+
+def _high_pass(image: np.ndarray) -> np.ndarray:
+    import cv2
+
+    g = image.astype(np.float32) @ np.array([0.25, 0.6, 0.15], np.float32) / 255.0
+    return (g - cv2.GaussianBlur(g, (0, 0), 12.0)).astype(np.float32)
