@@ -223,7 +223,7 @@ def condition(z: Array, trust: Array, mask: Array) -> Array:
     good = np.isfinite(z) & (z > 0) & (trust > 0)
     if good.sum() < 16:
         return np.full_like(z, np.nan)
-    logz = np.log(np.where(good, z, 1.0)).astype(np.float32)
+    logz: Array = np.log(np.where(good, z, 1.0)).astype(np.float32)
     if not good.all():
         logz = _fill(logz, good)
     logz = cv2.medianBlur(logz, 5)
