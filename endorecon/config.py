@@ -25,8 +25,10 @@ class VideoConfig:
     """Refuse a video with fewer usable frames than this."""
     accept_partial: bool = False
     """Go on with a damaged video as far as it can be read, and say so in the report."""
-    keyframe_motion: float = 0.004
-    """Median optical flow, as a share of the image width, that makes the next keyframe."""
+    keyframe_motion: float = 0.0005
+    """A frame that moved less (median optical flow, share of the content width) is a duplicate."""
+    image_rate: float = 30.0
+    """Frames a second assumed for a folder of images, which has no times of its own."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,48 @@ class FieldConfig:
     """Steps of each later round."""
     learning_rate: float = 1e-2
     """Adam's rate for the grid; the nets take a fifth of it. Decays over the run."""
+    rate_last: float = 0.1
+    """The learning rate falls to this share of its start within each fit."""
+    rate_later: float = 0.3
+    """Later rounds start at this share of the first round's rate."""
+    warm_up: int = 20
+    """Steps over which the learning rate rises."""
+    clip: float = 1.0
+    """Largest norm of the nets' gradient; a larger one scales the whole step down."""
     near_light: bool = True
     """The light sits on the camera: radiance = net / t^2."""
+    response: float = 0.4545
+    """Exponent of the camera's response at the start: display = radiance^response (it is learnt)."""
+    charbonnier: float = 0.05
+    """Colour misses (display values, 0..1) above this count linearly, not squared."""
+    spread: float = 0.003
+    """Weight of the variance of log depth along a ray."""
     sparse_depth: float = 0.1
-    """Weight of sparse SfM depths in round 0; 0 switches them off."""
+    """Weight of sparse SfM depths; 0 switches them off."""
+    sparse_share: float = 0.25
+    """Share of the rays that go through sparse points while these have weight."""
+    sparse_sigma: float = 0.01
+    """Standard deviation of a good sparse depth as a share of the depth."""
     dense_depth: float = 0.1
     """Weight of stereo depths in later rounds; 0 switches them off."""
+    near: float = 0.3
+    """Rays start at this share of the 1st percentile of the sparse depths."""
+    box_margin: float = 0.1
+    """The box is this share of its edge larger than points and cameras on every side."""
+    proposal: int = 64
+    """Cells along an edge of the density grid that proposes samples."""
+    march: int = 96
+    """Steps of the coarse march through that grid."""
+    refresh: int = 20
+    """Steps between two refreshes of that grid."""
+    uniform_first: float = 0.6
+    """Share of a ray's samples spread evenly at the start of round 0 ..."""
+    uniform_last: float = 0.15
+    """... and at its end and later."""
+    band_share: float = 0.65
+    """Share of a ray's samples in the narrow band round a known depth."""
+    band_least: float = 0.03
+    """Least half width of that band as a share of the depth."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +205,16 @@ class SurfaceConfig:
     """The voxel edge grows until the volume has at most this many."""
     min_trust: float = 0.25
     """Depths trusted less are not fused."""
+    truncation: float = 4.0
+    """Truncation in voxels; small, so that thin walls keep both sides."""
+    min_faces: int = 200
+    """Connected parts of fewer faces are dropped."""
+    observed_views: int = 3
+    """A vertex is observed (not weak) when at least this many maps agree on it ..."""
+    weak_sigma: float = 0.02
+    """... and its sigma is below this share of the median depth."""
+    independent_views: float = 3.0
+    """Averaging counts as at most this many independent maps in a vertex's sigma."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +222,111 @@ class EvaluateConfig:
     """Registration and measurement against CT."""
 
     air_hu: float = -400.0
-    """Air-tissue iso-value."""
+    """Iso-value of the CT surface; -400 is air to tissue, about 250 is bone."""
     margin_mm: float = 1.0
-    """TOST equivalence margin."""
+    """TOST equivalence margin of the summary; 0.625 and 0.5 mm are tested beside it."""
+    roi_margin_mm: float = 25.0
+    """The CT surface is taken this far round the CT landmarks; 0 takes all of it."""
+    min_island: float = 0.002
+    """CT surface parts smaller than this share of the largest are removed."""
+    landmark_distance_mm: float = 3.0
+    """CT landmarks farther from the CT surface than this (in the median) are refused."""
+    max_fre_mm: float = 4.0
+    """Landmarks that fit worse than this are refused."""
+    max_scale_error: float = 0.25
+    """Refuse when the fitted scale differs more than this from the run's own millimetres."""
+    min_overlap: float = 0.2
+    """Refuse when less than this share of the observed surface lies on the CT."""
+    inlier_mm: float = 1.0
+    """A point nearer to the CT than this counts as lying on it."""
+    points: int = 6000
+    """Surface points that a registration uses."""
+    search_trials: int = 40000
+    """RANSAC trials a scale, when there are no landmarks to start from."""
+    click_sigma_px: float = 1.0
+    """Assumed click noise in source pixels where repeats are too few to estimate it."""
+    update_margin_mm: float = 0.0
+    """CT update: open only what lies this far before the observed surface."""
+    seed: int = 0
+    """Seed of sampling, search and bootstrap."""
+
+
+@dataclass(frozen=True)
+class PhantomConfig:
+    """The rendered phantom: anatomy, optics, motion, CT. Frozen before accuracy is measured on it."""
+
+    side_mm: float = 0.3
+    """Voxel edge of the marching cubes in mm; vertices are then moved on to the exact surface."""
+    size: float = 1.0
+    """Factor on the anatomy's size."""
+    asymmetry: float = 1.0
+    """How far a seed's anatomy departs from the mean."""
+    roughness: float = 1.0
+    """Factor on the unevenness of the wall."""
+    texture: float = 1.0
+    """Factor on the contrast of the mucosa's colour."""
+    vessels: float = 1.0
+    """How dark the vessels are, 0..1.2."""
+    relief: float = 1.0
+    """Factor on the micro-relief that breaks up highlights."""
+    lens: str = "pinhole"
+    """pinhole, brown or fisheye."""
+    field_of_view_deg: float = 78.0
+    """Angle across the round picture."""
+    content_radius: float = 0.485
+    """Radius of the round picture as a share of the image height."""
+    round_content: bool = True
+    """False fills the whole frame."""
+    scope_deg: float = 0.0
+    """Angle of the optics to the shaft: 0 or 30."""
+    light_offset_mm: float = 1.6
+    """Distance of either fibre from the lens."""
+    light_falloff: float = 1.2
+    """The fibres' lobe: cosine to this power."""
+    light_power: float = 100.0
+    """Radiant intensity, arbitrary: the exposure takes it up."""
+    wetness: float = 1.0
+    """Strength of the mirror-like film."""
+    gloss_roughness: float = 0.30
+    """Roughness of the film (alpha = its square)."""
+    translucency: float = 0.16
+    """How far red light leaks round a shadow's edge; green and blue leak less."""
+    bounce: float = 0.25
+    """Light from wall to wall, as a share."""
+    vignetting: float = 2.0
+    """The lens darkens towards the edge as cosine to this power."""
+    exposure_target: float = 0.16
+    """Linear brightness the automatic exposure aims at."""
+    exposure_speed: float = 0.25
+    """Share of the way (in log) to the right exposure that one frame makes."""
+    gamma: float = 2.2
+    """Display gamma."""
+    white: float = 0.97
+    """Display value that glare saturates at."""
+    shot_noise: float = 0.012
+    """Standard deviation at linear value 1."""
+    read_noise: float = 0.0018
+    """Standard deviation in the dark, linear."""
+    blur_px: float = 0.6
+    """Blur of lens and demosaicing, one standard deviation in pixels."""
+    shutter: float = 0.3
+    """Share of the frame time that the shutter is open (motion blur)."""
+    frames_per_second: float = 15.0
+    """Frame rate of the video."""
+    crf: int = 16
+    """Quality of the h264 stream."""
+    sweep_mm: float = 3.5
+    """How far the tip sweeps across the cavity."""
+    sweep_period_s: float = 2.0
+    """Seconds of one sweep."""
+    look_deg: float = 9.0
+    """How far the view turns away from the shaft."""
+    roll_deg: float = 12.0
+    """Rotation about the shaft."""
+    tremor: float = 1.0
+    """Factor on the hand's tremor."""
+    clearance_mm: float = 2.5
+    """The tip stays this far from the wall."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +341,7 @@ class Config:
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
     surface: SurfaceConfig = dataclasses.field(default_factory=SurfaceConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+    phantom: PhantomConfig = dataclasses.field(default_factory=PhantomConfig)
 
 
 def as_dict(config: Any) -> dict[str, Any]:
