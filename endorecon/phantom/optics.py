@@ -1,0 +1,255 @@
+"""The endoscope: lens rays, light, shading, and the camera behind it.
+
+Conventions: OpenCV camera axes (x right, y down, z forward), pixel centres at (0.5, 0.5), mm.
+A ray is (x, y, 1) in the camera frame, so that its parameter is the z-depth. Radiance is linear.
+Light: two fibre ends at the rim of the lens, each with a cos^n lobe about the optical axis and
+1/r^2; Lambert plus GGX (Walter et al. 2007, "Microfacet models for refraction", Smith shadowing,
+Schlick Fresnel with F0 = 0.028, water) and a small term for light that has bounced in the cavity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endorecon.config import PhantomConfig
+from endorecon.phantom.implicit import Mesh
+from endorecon.phantom.texture import Mucosa
+from endorecon.scene import Camera
+
+Array = NDArray[Any]
+
+
+def distort(xy: Array, camera: Camera) -> Array:
+    """Normalised distorted coordinates (..., 2) of undistorted ones: Brown or Kannala-Brandt."""
+    x, y = xy[..., 0], xy[..., 1]
+    if camera.model == "PINHOLE":
+        return xy
+    r2 = x * x + y * y
+    if camera.model == "OPENCV_FISHEYE":
+        r = np.sqrt(r2)
+        theta = np.arctan(r)
+        t2 = theta * theta
+        k1, k2, k3, k4 = camera.distortion
+        bent = theta * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4))))
+        return xy * np.where(r > 1e-12, bent / np.maximum(r, 1e-12), 1.0)[..., None]
+    k1, k2, p1, p2, k3, k4, k5, k6 = (*camera.distortion, *(0.0,) * 8)[:8]
+    radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+    return np.stack(
+        [
+            x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
+            y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y,
+        ],
+        -1,
+    )
+
+
+def undistort(xy: Array, camera: Camera, steps: int = 12) -> Array:
+    """The inverse of `distort` by Newton steps with a numerical Jacobian (error < 1e-9)."""
+    if camera.model == "PINHOLE":
+        return xy
+    if camera.model == "OPENCV_FISHEYE":
+        bent = np.linalg.norm(xy, axis=-1)
+        theta = bent.copy()
+        k1, k2, k3, k4 = camera.distortion
+        for _ in range(steps):
+            t2 = theta * theta
+            f = theta * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4)))) - bent
+            df = 1 + t2 * (3 * k1 + t2 * (5 * k2 + t2 * (7 * k3 + t2 * 9 * k4)))
+            theta = np.clip(theta - f / np.maximum(df, 0.1), 0.0, 1.55)
+        factor = np.where(bent > 1e-12, np.tan(theta) / np.maximum(bent, 1e-12), 1.0)
+        return xy * factor[..., None]
+    out, h = np.array(xy, float), 1e-6
+    for _ in range(steps):
+        f = distort(out, camera) - xy
+        jx = (distort(out + [h, 0], camera) - distort(out - [h, 0], camera)) / (2 * h)
+        jy = (distort(out + [0, h], camera) - distort(out - [0, h], camera)) / (2 * h)
+        det = jx[..., 0] * jy[..., 1] - jy[..., 0] * jx[..., 1]
+        det = np.where(np.abs(det) < 0.05, 0.05, det)
+        dx = (f[..., 0] * jy[..., 1] - f[..., 1] * jy[..., 0]) / det
+        dy = (f[..., 1] * jx[..., 0] - f[..., 0] * jx[..., 1]) / det
+        out -= np.clip(np.stack([dx, dy], -1), -0.3, 0.3)
+    return out
+
+
+def lens_rays(uv: Array, camera: Camera) -> Array:
+    """Camera-frame rays (..., 3) with z = 1 through pixels (..., 2) of the distorted image."""
+    xy = (uv - np.array([camera.cx, camera.cy])) / np.array([camera.fx, camera.fy])
+    xy = undistort(xy, camera)
+    return np.concatenate([xy, np.ones_like(xy[..., :1])], -1)
+
+
+def project_points(points: Array, camera: Camera) -> tuple[Array, Array]:
+    """Pixels (..., 2) of the distorted image and z-depth (...) of camera-frame points (..., 3)."""
+    z = points[..., 2]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        xy = points[..., :2] / z[..., None]
+    uv = distort(xy, camera) * np.array([camera.fx, camera.fy]) + np.array([camera.cx, camera.cy])
+    return uv, z
+
+
+def make_camera(width: int, height: int, config: PhantomConfig) -> Camera:
+    """The phantom's endoscope camera for an image size; its lens is a word of the config."""
+    # The content circle nearly fills the height; its edge sits at half the field of view.
+    radius = config.content_radius * height
+    half = np.radians(config.field_of_view_deg) / 2
+    shape: dict[str, tuple[Any, tuple[float, ...]]] = {
+        "pinhole": ("PINHOLE", ()),
+        "brown": ("OPENCV", (-0.24, 0.075, 0.0006, -0.0008)),
+        "fisheye": ("OPENCV_FISHEYE", (-0.035, 0.004, -0.0012, 0.0)),
+    }
+    if config.lens not in shape:
+        raise ValueError(f"unknown lens {config.lens!r}; known: {', '.join(shape)}")
+    model, numbers = shape[config.lens]
+    unit = Camera(width, height, 1.0, 1.0, 0.0, 0.0, model, numbers)
+    edge = float(distort(np.array([np.tan(half), 0.0]), unit)[0])
+    f = radius / edge
+    # No real lens is centred: a few pixels off, the same for every phantom.
+    cx, cy = width / 2 + 0.006 * height, height / 2 - 0.0045 * height
+    return Camera(width, height, f, f * 1.0, cx, cy, model, numbers)
+
+
+def content_mask(camera: Camera, config: PhantomConfig) -> Array:
+    """(h, w) float32 in [0, 1]: the round picture of the endoscope with its soft edge."""
+    if not config.round_content:
+        return np.ones((camera.height, camera.width), np.float32)
+    v, u = np.mgrid[0 : camera.height, 0 : camera.width] + 0.5
+    r = np.hypot(u - camera.width / 2, v - camera.height / 2)
+    return np.clip(config.content_radius * camera.height - r, 0.0, 1.0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A wall ready to be filmed: ray caster, per-vertex normals, texture, light."""
+
+    scene: Any  # open3d RaycastingScene
+    mesh: Mesh
+    mucosa: Mucosa
+    config: PhantomConfig
+
+
+def make_stage(mesh: Mesh, mucosa: Mucosa, config: PhantomConfig) -> Stage:
+    """Load a mesh into Embree."""
+    import open3d as o3d
+
+    scene = o3d.t.geometry.RaycastingScene()
+    scene.add_triangles(
+        o3d.core.Tensor(mesh.vertices.astype(np.float32)),
+        o3d.core.Tensor(mesh.faces.astype(np.uint32)),
+    )
+    return Stage(scene, mesh, mucosa, config)
+
+
+def cast(stage: Stage, rays: Array, world_from_camera: Array) -> dict[str, Array]:
+    """Cast camera-frame rays (n, 3) from a pose. Returns t (n,) (z-depth when rays have z = 1, inf
+    where nothing is hit), face (n,) int (-1) and uv (n, 2) barycentric."""
+    import open3d as o3d
+
+    d = rays @ world_from_camera[:3, :3].T
+    o = np.broadcast_to(world_from_camera[:3, 3], d.shape)
+    packed = o3d.core.Tensor(np.concatenate([o, d], 1).astype(np.float32))
+    hit = stage.scene.cast_rays(packed)
+    face = hit["primitive_ids"].numpy()
+    return {
+        "t": hit["t_hit"].numpy(),
+        "face": np.where(face == np.uint32(0xFFFFFFFF), -1, face.astype(np.int64)),
+        "uv": hit["primitive_uvs"].numpy(),
+    }
+
+
+def depth_image(stage: Stage, camera: Camera, world_from_camera: Array) -> Array:
+    """z-depth (h, w) float32 at the pixel centres of the distorted image; NaN where no wall is."""
+    from endorecon.geometry import pixel_grid
+
+    rays = lens_rays(pixel_grid(camera.width, camera.height), camera).reshape(-1, 3)
+    t = cast(stage, rays, world_from_camera)["t"].reshape(camera.height, camera.width)
+    return np.where(np.isfinite(t), t, np.nan).astype(np.float32)
+
+
+def fibres(config: PhantomConfig) -> Array:
+    """(2, 3) positions of the two fibre ends in the camera frame, mm."""
+    e = config.light_offset_mm
+    return np.array([[e, 0.25 * e, -0.3], [-e, -0.15 * e, -0.3]])
+
+
+def shade(
+    points: Array,
+    normals: Array,
+    glossy_normals: Array,
+    albedo: Array,
+    view: Array,
+    lights: Array,
+    axis: Array,
+    config: PhantomConfig,
+) -> Array:
+    """Linear radiance (n, 3) towards the camera.
+
+    points, normals (n, 3) in any one frame; view (n, 3): unit directions to the camera; lights
+    (2, 3) and axis (3,): fibre ends and the direction in which they shine, in the same frame.
+    """
+    out = np.zeros_like(albedo)
+    a2 = np.float32(config.gloss_roughness**4)  # alpha = roughness^2
+    nv = np.clip(np.einsum("ij,ij->i", glossy_normals, view), 1e-3, 1.0)
+    for light in lights:
+        to = light - points
+        r2 = np.einsum("ij,ij->i", to, to)
+        to /= np.sqrt(r2)[:, None]
+        lobe = np.clip(-(to @ axis), 0.0, 1.0) ** config.light_falloff
+        power = (0.5 * config.light_power * lobe / r2).astype(np.float32)
+        nl = np.einsum("ij,ij->i", normals, to)
+        # Light leaks round the edge of shadow through tissue, red most of all.
+        wrap = config.translucency * np.array([1.0, 0.45, 0.3], np.float32)
+        diffuse = np.maximum(nl[:, None] + wrap, 0.0) / (1.0 + wrap)
+        out += albedo * diffuse * (power / np.pi)[:, None]
+        h = to + view
+        h /= np.linalg.norm(h, axis=1, keepdims=True)
+        nh = np.clip(np.einsum("ij,ij->i", glossy_normals, h), 0.0, 1.0)
+        vh = np.clip(np.einsum("ij,ij->i", view, h), 0.0, 1.0)
+        gl = np.clip(np.einsum("ij,ij->i", glossy_normals, to), 0.0, 1.0)
+        ndf = a2 / (np.pi * (nh * nh * (a2 - 1.0) + 1.0) ** 2)
+        fresnel = 0.028 + 0.972 * (1.0 - vh) ** 5
+        k = np.sqrt(a2) / 2
+        smith = 1.0 / ((nv * (1 - k) + k) * (gl * (1 - k) + k) * 4.0)
+        out += (config.wetness * ndf * fresnel * smith * gl * power)[:, None]
+    return out
+
+
+def render(
+    stage: Stage,
+    camera: Camera,
+    poses: Array,
+    rays: Array,
+    pixels: Array,
+) -> Array:
+    """Linear radiance (h, w, 3) float32, one sample per sub-pixel AND per instant.
+
+    poses (s, 4, 4): world_from_camera at s instants of the shutter; rays (s, n, 3): the lens rays
+    of s sub-pixel positions of the n pixels (flat indices) that are worth rendering.
+    """
+    mesh, config = stage.mesh, stage.config
+    total = np.zeros((len(pixels), 3), np.float32)
+    for pose, ray in zip(poses, rays, strict=True):
+        hit = cast(stage, ray, pose)
+        ok = np.flatnonzero(hit["face"] >= 0)
+        t, uv = hit["t"][ok, None], hit["uv"][ok]
+        corners = mesh.faces[hit["face"][ok]]
+        d = ray[ok] @ pose[:3, :3].T
+        points = pose[:3, 3] + d * t
+        b = np.concatenate([1.0 - uv.sum(1, keepdims=True), uv], 1)
+        n = np.einsum("ij,ijk->ik", b, mesh.normals[corners])
+        n /= np.linalg.norm(n, axis=1, keepdims=True)
+        view = -d / np.linalg.norm(d, axis=1, keepdims=True)
+        lights = fibres(config) @ pose[:3, :3].T + pose[:3, 3]
+        albedo = stage.mucosa.albedo(points, corners)
+        glossy = stage.mucosa.tilt(points, n)
+        colour = shade(points, n, glossy, albedo, view, lights, pose[:3, 2], config)
+        # Light that has bounced: the wall lights itself in proportion to its mean colour.
+        mean = colour.mean(0) if len(colour) else np.zeros(3)
+        colour += config.bounce * albedo * mean
+        total[ok] += colour
+    image = np.zeros((camera.height * camera.width, 3), np.float32)
+    image[pixels] = total / len(poses)
+    return image.reshape(camera.height, camera.width, 3)

@@ -1,0 +1,199 @@
+"""What the wall looks like: mucosa with blotches, grain, vessel trees and a wet micro-relief.
+
+Everything is a function of the 3D point (mm), so there are no seams. Colours are linear RGB
+albedo in [0, 1]. Vessel trees are polylines grown on the surface: tips walk along the tangent
+plane, wander, and branch by Murray's law (the cubes of the radii add up); each mesh vertex keeps
+its nearest vessel segment, and a pixel takes the exact distance to the segments of the three
+vertices round it, so vessels stay sharp at any magnification.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endorecon.phantom.implicit import Distance, Mesh, gradient, project
+from endorecon.phantom.noise import Tile, make_tile
+
+Array = NDArray[Any]
+
+# Linear RGB of healthy mucosa, of pale (fibrous, septal) and of inflamed mucosa, and of blood.
+PALETTES = {
+    "sinus": {
+        "base": (0.56, 0.22, 0.165),
+        "pale": (0.66, 0.40, 0.33),
+        "red": (0.46, 0.095, 0.065),
+        "blood": (0.36, 0.030, 0.022),
+    },
+    "colon": {
+        "base": (0.60, 0.27, 0.17),
+        "pale": (0.68, 0.42, 0.29),
+        "red": (0.52, 0.15, 0.09),
+        "blood": (0.36, 0.045, 0.035),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Vessels:
+    """Segments a -> b (n, 3) with half width (n,) mm; nearest (v,) segment of a vertex or -1."""
+
+    a: Array
+    b: Array
+    radius: Array
+    nearest: Array
+
+
+@dataclass(frozen=True)
+class Mucosa:
+    """The look of one wall. `contrast` scales colour variation, `relief` the micro-bumps."""
+
+    palette: dict[str, tuple[float, float, float]]
+    patches: Tile  # 5-20 mm: pale and inflamed areas
+    mottle: Tile  # 1-6 mm
+    grain: Tile  # 0.15-1.2 mm
+    bumps: Tile  # 0.3-1.5 mm: relief for normals and highlights
+    vessels: Vessels
+    contrast: float
+    vessel_strength: float
+    relief: float
+
+    def albedo(self, points: Array, corners: Array) -> Array:
+        """Linear RGB (n, 3) at points (n, 3); corners (n, 3): vertex indices of the face hit."""
+        p = {k: np.array(v, np.float32) for k, v in self.palette.items()}
+        patch = self.patches.sample(points)
+        mottle = self.mottle.sample(points)
+        grain = self.grain.sample(points)
+        c = self.contrast
+        pale = _smoothstep(0.1, 1.7, patch + 0.55 * c * mottle)[:, None]
+        red = _smoothstep(0.1, 1.8, -patch + 0.7 * c * mottle)[:, None]
+        rgb = p["base"] + pale * (p["pale"] - p["base"])
+        rgb += red * (p["red"] - rgb)
+        # Capillaries: the zero crossings of the mottle, where they are not too steep.
+        line = np.exp(-((mottle / 0.10) ** 2)) * _smoothstep(-0.2, 1.2, grain - 0.6 * patch)
+        rgb *= np.exp(c * (0.085 * grain + 0.06 * mottle))[:, None]
+        stain = np.clip(self._vessel_stain(points, corners) + 0.35 * c * line, 0.0, 0.92)
+        rgb += (self.vessel_strength * stain)[:, None] * (p["blood"] - rgb) * 0.8
+        return np.clip(rgb, 0.01, 0.95)
+
+    def _vessel_stain(self, points: Array, corners: Array) -> Array:
+        """How much of a vessel's colour shows at each point, 0..1."""
+        v = self.vessels
+        out = np.zeros(len(points), np.float32)
+        if len(v.a) == 0:
+            return out
+        near = v.nearest[corners]
+        hit = np.flatnonzero((near >= 0).any(1))
+        p, near = points[hit], near[hit]
+        best = np.zeros(len(hit), np.float32)
+        for k in range(3):
+            s = np.maximum(near[:, k], 0)
+            a, r = v.a[s], v.radius[s]
+            ab, ap = v.b[s] - a, p - a
+            length2 = np.einsum("ij,ij->i", ab, ab)
+            t = np.clip(np.einsum("ij,ij->i", ap, ab) / np.maximum(length2, 1e-9), 0, 1)
+            d = np.linalg.norm(ap - t[:, None] * ab, axis=1)
+            # Soft rim: a vessel lies under the epithelium; thin ones are also fainter.
+            depth = np.clip(0.25 + 2.4 * r, 0, 1) * (near[:, k] >= 0)
+            best = np.maximum(best, depth * _smoothstep(1.35, 0.45, d / r))
+        out[hit] = best
+        return out
+
+    def tilt(self, points: Array, normals: Array) -> Array:
+        """Unit normals (n, 3) with the micro-relief of wet mucosa."""
+        g = self.bumps.slopes(points)
+        g -= np.einsum("ij,ij->i", g, normals)[:, None] * normals
+        n = normals - self.relief * g
+        return n / np.linalg.norm(n, axis=1, keepdims=True)
+
+
+def _smoothstep(low: float, high: float, x: Array) -> Array:
+    t = np.clip((x - low) / (high - low), 0.0, 1.0)
+    return t * t * (3.0 - 2.0 * t)
+
+
+def make_mucosa(
+    rng: np.random.Generator,
+    family: str,
+    mesh: Mesh,
+    distance: Distance,
+    contrast: float = 1.0,
+    vessel_strength: float = 1.0,
+    relief: float = 1.0,
+) -> Mucosa:
+    """Mucosa for a wall. family: a word of PALETTES."""
+    return Mucosa(
+        palette=PALETTES[family],
+        patches=make_tile(rng, 64, 1.2, (5.0, 22.0), 0.5),
+        mottle=make_tile(rng, 96, 0.22, (0.9, 6.0), 0.3),
+        grain=make_tile(rng, 96, 0.045, (0.16, 1.2), 0.35),
+        bumps=make_tile(rng, 96, 0.08, (0.35, 1.6), 0.6),
+        vessels=grow_vessels(rng, mesh, distance, *_VESSEL_HABIT[family]),
+        contrast=contrast,
+        vessel_strength=vessel_strength,
+        relief=0.035 * relief,
+    )
+
+
+# (area of wall in mm2 a root, half width of a root in mm, mean length of an arm in mm, wander)
+_VESSEL_HABIT = {"sinus": (45.0, 0.20, 7.0, 0.32), "colon": (160.0, 0.30, 16.0, 0.17)}
+
+
+def grow_vessels(
+    rng: np.random.Generator,
+    mesh: Mesh,
+    distance: Distance,
+    area_mm2: float,
+    radius_mm: float,
+    arm_mm: float,
+    wander: float,
+    step: float = 0.35,
+) -> Vessels:
+    """Vessel trees on the wall; see the module docstring."""
+    from scipy.spatial import cKDTree
+
+    v, f = mesh.vertices, mesh.faces
+    face_area = 0.5 * np.linalg.norm(np.cross(v[f[:, 1]] - v[f[:, 0]], v[f[:, 2]] - v[f[:, 0]]), axis=1)  # fmt: skip
+    roots = max(1, int(face_area.sum() / area_mm2))
+    at = v[f[rng.choice(len(f), roots, p=face_area / face_area.sum()), 0]]
+    heading = rng.standard_normal((roots, 3))
+    radius = radius_mm * rng.uniform(0.4, 1.0, roots) ** 1.5
+    turn = np.zeros(roots)
+    segments: list[tuple[Array, Array, Array]] = []
+    for _ in range(90):
+        if len(at) == 0:
+            break
+        n = gradient(distance, at)
+        n /= np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-9)
+        heading -= np.einsum("ij,ij->i", heading, n)[:, None] * n
+        heading /= np.maximum(np.linalg.norm(heading, axis=1, keepdims=True), 1e-9)
+        # Curvature itself wanders: tortuous, but never a zigzag.
+        turn = 0.75 * turn + wander * rng.standard_normal(len(at))
+        heading = heading * np.cos(turn)[:, None] + np.cross(n, heading) * np.sin(turn)[:, None]
+        nxt = project(distance, at + step * heading, steps=2)
+        segments.append((at, nxt, radius))
+        branch = rng.random(len(at)) < step / arm_mm
+        share = rng.uniform(0.25, 0.75, len(at))
+        angle = rng.uniform(0.35, 1.0, len(at)) * rng.choice([-1, 1], len(at))
+        side = heading * np.cos(angle)[:, None] + np.cross(n, heading) * np.sin(angle)[:, None]
+        child_radius = radius * np.cbrt(1 - share)
+        radius = np.where(branch, radius * np.cbrt(share), radius * 0.99)
+        at = np.concatenate([nxt, nxt[branch]])
+        heading = np.concatenate([nxt - segments[-1][0], side[branch]])
+        radius = np.concatenate([radius, child_radius[branch]])
+        turn = np.concatenate([turn, 0 * turn[branch]])
+        alive = (radius > 0.035) & (rng.random(len(at)) > 0.012)
+        at, heading, radius, turn = at[alive], heading[alive], radius[alive], turn[alive]
+    a = np.concatenate([s[0] for s in segments]).astype(np.float32)
+    b = np.concatenate([s[1] for s in segments]).astype(np.float32)
+    r = np.concatenate([s[2] for s in segments]).astype(np.float32)
+    # Nearest by distance less half width, so that a thin twig does not hide its trunk.
+    gap, index = cKDTree(0.5 * (a + b)).query(v, k=6, distance_upper_bound=1.0)
+    reach = np.where(np.isfinite(gap), gap - 1.35 * r[np.minimum(index, len(r) - 1)], np.inf)
+    pick = np.argmin(reach, 1)
+    rows = np.arange(len(v))
+    nearest = np.where(np.isfinite(reach[rows, pick]), index[rows, pick], -1).astype(np.int32)
+    return Vessels(a, b, r, nearest)
