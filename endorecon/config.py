@@ -39,7 +39,11 @@ class PosesConfig:
     """SIFT contrast threshold; low, because mucosa is smooth."""
     max_features: int = 4096
     """SIFT features a frame."""
-    overlap: int = 8
+    first_octave: int = 0
+    """SIFT's first octave; -1 doubles the image first (four times slower, few more true points)."""
+    guided: bool = False
+    """Match again along the epipolar lines found (slower, denser)."""
+    overlap: int = 6
     """Frames matched ahead (sequential, plus quadratic: 1, 2, 4, ... 2^overlap)."""
     camera_model: str = "OPENCV"
     """Model refined when no calibration is given: PINHOLE, OPENCV or OPENCV_FISHEYE."""
@@ -86,7 +90,7 @@ class FieldConfig:
     near_light: bool = True
     """The light sits on the camera: radiance = net / t^2."""
     response: float = 0.4545
-    """Exponent of the camera's response at the start: display = radiance^response (it is learnt)."""
+    """Exponent of the camera's response at the start (learnt): display = radiance^response."""
     charbonnier: float = 0.05
     """Colour misses (display values, 0..1) above this count linearly, not squared."""
     spread: float = 0.003
@@ -183,6 +187,18 @@ class RefineConfig:
     """Semi-global penalty of a jump."""
     jump: float = 0.05
     """Relative step of the prior depth across which nothing is smoothed."""
+    min_score: float = 0.35
+    """NCC below which the real frames say nothing."""
+    cost_noise: float = 0.004
+    """Noise of the cost; relative sigma of a depth is sqrt(cost_noise / curvature)."""
+    sigma_floor: float = 0.0008
+    """Smallest relative sigma of a depth: poses and lens are never perfect."""
+    checkers: int = 12
+    """Depth maps of other frames that each map is held against."""
+    agree: float = 0.006
+    """Relative depth difference within which two maps agree."""
+    independent: float = 4.0
+    """Averaging counts as at most this many independent maps."""
 
 
 @dataclass(frozen=True)
@@ -285,17 +301,17 @@ class PhantomConfig:
     """The fibres' lobe: cosine to this power."""
     light_power: float = 100.0
     """Radiant intensity, arbitrary: the exposure takes it up."""
-    wetness: float = 1.0
+    wetness: float = 1.3
     """Strength of the mirror-like film."""
-    gloss_roughness: float = 0.30
+    gloss_roughness: float = 0.33
     """Roughness of the film (alpha = its square)."""
     translucency: float = 0.16
     """How far red light leaks round a shadow's edge; green and blue leak less."""
-    bounce: float = 0.25
+    bounce: float = 0.07
     """Light from wall to wall, as a share."""
     vignetting: float = 2.0
     """The lens darkens towards the edge as cosine to this power."""
-    exposure_target: float = 0.16
+    exposure_target: float = 0.13
     """Linear brightness the automatic exposure aims at."""
     exposure_speed: float = 0.25
     """Share of the way (in log) to the right exposure that one frame makes."""
@@ -309,20 +325,22 @@ class PhantomConfig:
     """Standard deviation in the dark, linear."""
     blur_px: float = 0.6
     """Blur of lens and demosaicing, one standard deviation in pixels."""
-    shutter: float = 0.3
+    shutter: float = 0.15
     """Share of the frame time that the shutter is open (motion blur)."""
-    frames_per_second: float = 15.0
+    frames_per_second: float = 10.0
     """Frame rate of the video."""
     crf: int = 16
     """Quality of the h264 stream."""
     sweep_mm: float = 3.5
     """How far the tip sweeps across the cavity."""
-    sweep_period_s: float = 2.0
+    sweep_period_s: float = 3.0
     """Seconds of one sweep."""
     look_deg: float = 9.0
     """How far the view turns away from the shaft."""
     roll_deg: float = 12.0
     """Rotation about the shaft."""
+    speed_mm_s: float = 6.0
+    """Mean speed of advancing and retracting."""
     tremor: float = 1.0
     """Factor on the hand's tremor."""
     clearance_mm: float = 2.5

@@ -1,0 +1,87 @@
+// Vector lanes for the CPU kernels: GCC/Clang vector extensions, no intrinsics, so that one text
+// serves AVX-512, AVX2, SSE and NEON. A block holds NB samples, one row a feature (SoA).
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __AVX512F__
+enum { VW = 16, TILE = 4 };  // lanes; vectors a tile is wide (4 x 4 accumulators of 32 registers)
+#else
+enum { VW = 8, TILE = 2 };  // 4 x 2 of 16
+#endif
+enum { NB = 128, NV = NB / VW };
+
+typedef float vf __attribute__((vector_size(VW * 4)));
+typedef int32_t vi __attribute__((vector_size(VW * 4)));
+
+static inline vf splat(float x) { return x - vf{}; }
+
+// exp in every lane, 2 ulp; NaN stays NaN, overflow ends at e^88, underflow at e^-87.
+static inline vf vexp(vf x) {
+    x = x > 88.0f ? splat(88.0f) : x;
+    x = x < -87.0f ? splat(-87.0f) : x;
+    const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    vf t = x * 1.44269504f + magic;
+    vf n = t - magic;
+    vf r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    vf p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    vi bits = (((vi)t - (vi)magic) + 127) << 23;
+    return p * (vf)bits;
+}
+
+// Y (M x NB) = W (M x K, row-major) X (K x NB).
+template <int M, int K>
+static inline void multiply(const float *__restrict__ W, const vf *__restrict__ X,
+                            vf *__restrict__ Y) {
+    static_assert(M % 4 == 0, "rows are padded to a multiple of four");
+    for (int j = 0; j < M; j += 4)
+        for (int n = 0; n < NV; n += TILE) {
+            vf acc[4][TILE] = {};
+            const float *w = W + j * K;
+            for (int k = 0; k < K; ++k)
+                for (int a = 0; a < 4; ++a)
+                    for (int b = 0; b < TILE; ++b) acc[a][b] += w[a * K + k] * X[k * NV + n + b];
+            for (int a = 0; a < 4; ++a)
+                for (int b = 0; b < TILE; ++b) Y[(j + a) * NV + n + b] = acc[a][b];
+        }
+}
+
+static inline float total(vf v) {
+    float lanes[VW];
+    memcpy(lanes, &v, sizeof lanes);
+    for (int step = VW / 2; step; step /= 2)  // a fixed tree: the same sum every time
+        for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
+    return lanes[0];
+}
+
+// G (M x K) += D (M x NB) X (K x NB)^T.
+template <int M, int K>
+static inline void outer(const vf *__restrict__ D, const vf *__restrict__ X,
+                         float *__restrict__ G) {
+    static_assert(M % 4 == 0 && K % 4 == 0, "tiles of four");
+    for (int j = 0; j < M; j += 4)
+        for (int k = 0; k < K; k += TILE) {
+            vf acc[4][TILE] = {};
+            for (int n = 0; n < NV; ++n)
+                for (int a = 0; a < 4; ++a)
+                    for (int b = 0; b < TILE; ++b)
+                        acc[a][b] += D[(j + a) * NV + n] * X[(k + b) * NV + n];
+            for (int a = 0; a < 4; ++a)
+                for (int b = 0; b < TILE; ++b) G[(j + a) * K + k + b] += total(acc[a][b]);
+        }
+}
+
+static inline void relu(vf *x, int rows) {  // NaN stays NaN, to be found by the guard
+    for (int i = 0; i < rows * NV; ++i) x[i] = x[i] < 0.0f ? vf{} : x[i];
+}
+
+static inline void relu_back(vf *g, const vf *x, int rows) {
+    for (int i = 0; i < rows * NV; ++i) g[i] = x[i] > 0.0f ? g[i] : vf{};
+}

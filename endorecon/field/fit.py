@@ -1,0 +1,94 @@
+"""Training a field: the schedule, the guard against blow-ups, and the events.
+
+A fit is a generator of `StepDone`; closing it is the cancel button. Each step is a function of the
+field's state and its step number, so that a fit resumed from a saved state repeats the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from endorecon.config import FieldConfig
+from endorecon.errors import Diverged
+from endorecon.field.batches import DenseTargets, draw_batch, make_training_set
+from endorecon.field.nerf import NerfField
+from endorecon.field.twin import Rates
+from endorecon.scene import Views
+
+__all__ = ["DenseTargets", "StepDone", "fit_field"]
+
+EVENT_STEPS = 20
+SNAPSHOT_STEPS = 100
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """`step` of `steps` of this fit are done; loss and terms are means since the last event."""
+
+    step: int
+    steps: int
+    loss: float
+    psnr: float  # dB of display values on the rays drawn
+    terms: dict[str, float]
+
+
+def fit_field(
+    field: NerfField, views: Views, targets: DenseTargets | None, config: FieldConfig, steps: int
+) -> Iterator[StepDone]:
+    """Train `field` in place for `steps` steps, one event every 20.
+
+    Without `targets` this is round 0: many samples spread evenly, full learning rate. A step with a
+    number that is not finite is skipped once, at half rate from the last good state; the second
+    time raises Diverged with the step and the term.
+    """
+    data = make_training_set(views, targets, config)
+    first_round = field.step == 0
+    if first_round:
+        field.grid.fill_(1.0)  # fog, until the field has been asked
+    rate = config.learning_rate * (1.0 if first_round else config.rate_later)
+    good, faults = field.state(), 0
+    sums: dict[str, float] = {}
+    drawn = 0.0
+    k = 0
+    while k < steps:
+        done = k / max(steps, 1)
+        even = config.uniform_last
+        if first_round:
+            even += (config.uniform_first - config.uniform_last) * max(0.0, 1.0 - 2.0 * done)
+        batch = draw_batch(field, data, config, even)
+        warm = min(1.0, (k + 1) / max(config.warm_up, 1))
+        now = rate * warm * config.rate_last**done
+        rates = Rates(now, 0.2 * now, 0.2 * now, field.step + 1, clip=config.clip, anchor=1e-3)
+        finite, terms = field.learn(batch, rates)
+        if not finite:
+            faults += 1
+            if faults > 1:
+                bad = [t for t, v in terms.items() if not math.isfinite(v)] or ["gradient"]
+                raise Diverged(
+                    f"training blew up twice, at step {k + 1} in the term {bad[0]!r}",
+                    "lower field.learning_rate or field.dense_depth",
+                )
+            step = field.step
+            field.load(good)
+            field.step = step + 1  # another batch than the one that failed
+            rate *= 0.5
+            continue
+        field.step += 1
+        k += 1
+        if field.step % config.refresh == 0 or k == 1:
+            field.distil(keep=0.6)
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + value
+        drawn += float(batch.colour_weight.sum())
+        if k % EVENT_STEPS == 0 or k == steps:
+            n = k - (k - 1) // EVENT_STEPS * EVENT_STEPS
+            mean = {name: value / n for name, value in sums.items()}
+            square = sums["square"] / max(drawn, 1.0)
+            loss = mean["colour"] + mean["depth"] + mean["spread"]
+            mean.pop("square")
+            yield StepDone(k, steps, loss, -10.0 * math.log10(max(square, 1e-10)), mean)
+            sums, drawn = {}, 0.0
+        if k % SNAPSHOT_STEPS == 0:
+            good = field.state()
