@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from endorecon import kernels, refine, refine_twin
+from endorecon import kernels, refine
 from endorecon.config import RefineConfig
 from endorecon.geometry import compose, pixel_grid, rays
+from endorecon.refine import twin
+from endorecon.refine.sweep import warps
 from endorecon.scene import Camera
 
 CONFIG = RefineConfig()
@@ -90,9 +92,9 @@ def test_the_kernel_does_what_its_plain_twin_says(size: tuple[int, int]) -> None
     z0[4, 5] = np.nan
     band = np.full((h, w), 0.05, np.float32)
     ours = refine.sweep(photos, 0, [1, 3, 5], z0, band, CONFIG, 13)
-    plain = refine_twin.sweep(
+    plain = twin.sweep(
         photos.grey[0], photos.weight[0], z0, band, photos.grey[[1, 3, 5]],
-        photos.weight[[1, 3, 5]], refine._warps(photos, 0, [1, 3, 5]), 13, CONFIG.radius,
+        photos.weight[[1, 3, 5]], warps(photos, 0, [1, 3, 5]), 13, CONFIG.radius,
         CONFIG.noise**2, CONFIG.smooth_small, CONFIG.smooth_large, CONFIG.jump,
     )  # fmt: skip
     np.testing.assert_array_equal(np.isnan(ours.z), np.isnan(plain[0]))
@@ -105,9 +107,9 @@ def test_the_kernel_does_what_its_plain_twin_says(size: tuple[int, int]) -> None
     noisy = (truth + rng.normal(0, 0.05, truth.shape)).astype(np.float32)
     noisy[1, 3:6, 4:9] = np.nan
     got = refine.fuse(photos, 0, [1, 2, 4], noisy, sigma, 0.01)
-    want = refine_twin.fuse(
+    want = twin.fuse(
         noisy[0], sigma[0], noisy[[1, 2, 4]], sigma[[1, 2, 4]],
-        refine._warps(photos, 0, [1, 2, 4]), refine._warps(photos, 0, [1, 2, 4], True), 0.01,
+        warps(photos, 0, [1, 2, 4]), warps(photos, 0, [1, 2, 4], True), 0.01,
     )  # fmt: skip
     for a, b in zip(got, want, strict=True):
         assert np.isclose(a, b, rtol=1e-3, atol=1e-4).mean() > 0.995

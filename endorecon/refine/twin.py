@@ -1,6 +1,6 @@
 """The plain definition of cuda/sweep.cpp in numpy; it also runs where there is no compiler.
 
-Arguments and results are those of `refine.sweep` and `refine.fuse`; a warp is (12,) float: rows of
+Arguments and results are those of `sweep.sweep` and `sweep.fuse`; a warp is (12,) float: rows of
 [K_b R K_a^-1 | K_b t], so that p = A (x + .5, y + .5, 1) + b / z.
 """
 
@@ -107,7 +107,7 @@ def sweep(
     p2: float,
     jump: float,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """z, score, curvature, support, edge of one frame; see `refine.sweep`."""
+    """z, score, curvature, support, edge of one frame; see `sweep.sweep`."""
     h, w = ref.shape
     with np.errstate(invalid="ignore", divide="ignore"):
         known = np.isfinite(z0) & (z0 > 0)
@@ -167,7 +167,7 @@ def sweep(
 def fuse(
     z: Array, sigma: Array, zs: Array, sigmas: Array, there: Array, back: Array, tolerance: float
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """z, spread, sigma, agree, against of one map among others; see `refine.fuse`."""
+    """z, spread, sigma, agree, against of one map among others; see `sweep.fuse`."""
     h, w = z.shape
     x, y = np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5)
     known = np.isfinite(z) & (z > 0)

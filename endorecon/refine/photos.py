@@ -1,0 +1,103 @@
+"""Real frames as the matcher sees them, and which of them to compare with which.
+
+Conventions: depth z, pixel centres at .5, one pinhole for all photos, world_from_camera.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endorecon.geometry import project
+from endorecon.scene import Camera, Views
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Real frames as the matcher sees them: grey, locally zero-mean, with weights 0..1."""
+
+    camera: Camera
+    grey: Array  # (n, h, w) float32
+    weight: Array  # (n, h, w) float32, 0 = masked
+    world_from_camera: Array  # (n, 4, 4)
+
+
+def prepare(views: Views, width: int) -> Photos:
+    """Photos of `width` pixels (never wider than the views)."""
+    import cv2
+
+    factor = min(1.0, width / views.camera.width)
+    camera = views.camera.scaled(factor) if factor < 1 else views.camera
+    fx, fy = camera.width / views.camera.width, camera.height / views.camera.height
+    camera = Camera(
+        camera.width,
+        camera.height,
+        views.camera.fx * fx,
+        views.camera.fy * fy,
+        views.camera.cx * fx,
+        views.camera.cy * fy,
+    )
+    n, h, w = len(views), camera.height, camera.width
+    grey, weight = np.zeros((n, h, w), np.float32), np.zeros((n, h, w), np.float32)
+    for i in range(n):
+        rgb = views.images[i].astype(np.float32) / 255.0
+        # Vessels and mucosa differ most in green; red is often saturated.
+        g = rgb @ np.array([0.25, 0.6, 0.15], np.float32)
+        m = views.masks[i].astype(np.float32)
+        if factor < 1:
+            g = cv2.resize(g, (w, h), interpolation=cv2.INTER_AREA)
+            m = (cv2.resize(m, (w, h), interpolation=cv2.INTER_AREA) > 0.99).astype(np.float32)
+        g = cv2.GaussianBlur(g, (0, 0), 0.6)
+        weight[i] = m
+        grey[i] = g - cv2.GaussianBlur(g, (0, 0), 12.0)
+    return Photos(camera, grey, weight, views.world_from_camera)
+
+
+def choose_neighbours(views: Views, count: int) -> list[list[int]]:
+    """For each view the real frames to compare it with: much shared surface, real parallax.
+
+    Greedy: the score is shared share x parallax (best at 3-12 degrees), less for a frame that
+    stands where a chosen one stands already.
+    """
+    points, centres = views.points.xyz, views.world_from_camera[:, :3, 3]
+    K, n = views.camera.K, len(views)
+    if len(points) > 1500:
+        points = points[:: len(points) // 1500 + 1]
+    seen = np.zeros((n, len(points)), bool)
+    for i in range(n):
+        uv, z = project(points, views.world_from_camera[i], K)
+        inside = (z > 0) & (uv > 0).all(1) & (uv < [views.camera.width, views.camera.height]).all(1)
+        where = np.clip(np.nan_to_num(uv), 0, 1e6).astype(int)
+        x = np.minimum(where[:, 0], views.camera.width - 1)
+        y = np.minimum(where[:, 1], views.camera.height - 1)
+        seen[i] = inside & views.masks[i][y, x]
+    chosen: list[list[int]] = []
+    for i in range(n):
+        own = seen[i]
+        scores = np.zeros(n)
+        offset = np.zeros((n, 3))
+        for j in range(n):
+            both = own & seen[j]
+            if j == i or both.sum() < 12:
+                continue
+            a, b = points[both] - centres[i], points[both] - centres[j]
+            cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+            angle = float(np.median(np.degrees(np.arccos(np.clip(cosine, -1, 1)))))
+            parallax = min(angle / 4.0, 1.0) * min(1.0, (14.0 / max(angle, 1e-6)) ** 2)
+            scores[j] = both.sum() / own.sum() * parallax
+            offset[j] = (centres[j] - centres[i]) / float(np.median(np.linalg.norm(a, axis=1)))
+        mine: list[int] = []
+        worth = scores.copy()
+        while len(mine) < count and worth.max() > 0.02:
+            j = int(worth.argmax())
+            mine.append(j)
+            worth[j] = 0.0
+            distance = np.linalg.norm(offset - offset[j], axis=1)
+            worth *= 1.0 - 0.6 * np.exp(-((distance / 0.04) ** 2))
+        chosen.append(mine)
+    return chosen

@@ -1,0 +1,128 @@
+"""All frames of a round: swept coarse to fine, then held against each other.
+
+A pixel is trusted as far as real frames confirm it: by matching score, by the number of depth maps
+of other frames that agree with it, and by none that see through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endorecon.config import RefineConfig
+from endorecon.refine.photos import Photos
+from endorecon.refine.prior import condition
+from endorecon.refine.sweep import fuse, in_parallel, sweep
+from endorecon.scene import Camera
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Depth maps of all photos: z, sigma, trust (n, h, w) float32; z NaN = unknown."""
+
+    z: Array
+    sigma: Array
+    trust: Array
+
+    def resized(self, width: int, height: int) -> Maps:
+        """The maps at another size: nearest pixels, so that no depth is mixed across an edge."""
+        import cv2
+
+        if self.z.shape[1:] == (height, width):
+            return self
+        z, s, t = (
+            np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_NEAREST) for m in a])
+            for a in (self.z, self.sigma, self.trust)
+        )
+        return Maps(z, s, t)
+
+
+def refine_depths(
+    levels: Sequence[Photos],
+    neighbours: list[list[int]],
+    prior: Maps,
+    bands: Sequence[float],
+    config: RefineConfig,
+) -> Maps:
+    """Sweep every photo at each level (coarse to fine) round `prior`, then fuse across frames.
+
+    bands: half width of the search at each level, as a share of depth. Where the real frames say
+    nothing, the prior stays, with its own sigma and little trust.
+    """
+    maps = prior
+    for photos, band in zip(levels, bands, strict=True):
+        maps = _one_level(photos, neighbours, maps, band, config)
+    return maps
+
+
+def _one_level(
+    photos: Photos, neighbours: list[list[int]], prior: Maps, band: float, config: RefineConfig
+) -> Maps:
+    n, h, w = photos.grey.shape
+    prior = prior.resized(w, h)
+    steps = max(9, round(config.steps * min(1.0, band / config.band)) | 1)
+
+    def one(i: int) -> tuple[Array, Array, Array]:
+        mask = photos.weight[i] > 0
+        z0 = condition(prior.z[i], prior.trust[i], mask)
+        found = sweep(photos, i, neighbours[i], z0, np.full((h, w), band), config, steps)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            relative = np.sqrt(config.cost_noise / np.maximum(found.curvature, 1e-9))
+            sigma = found.z * np.sqrt(relative**2 + config.sigma_floor**2)
+        bad = ~np.isfinite(found.z) | found.edge | (found.score < config.min_score)
+        bad |= (found.support < 1) | (relative > band)
+        return (
+            np.where(bad, np.nan, found.z).astype(np.float32),
+            np.where(bad, np.nan, sigma).astype(np.float32),
+            np.where(bad, 0, found.score).astype(np.float32),
+        )
+
+    z, sigma, score = (np.stack(a) for a in zip(*in_parallel(one, n), strict=True))
+    others = _checkers(neighbours, config.checkers)
+
+    def check(i: int) -> tuple[Array, ...]:
+        return fuse(photos, i, others[i], z, sigma, config.agree)
+
+    fused, spread, mean_sigma, agree, against = (
+        np.stack(a) for a in zip(*in_parallel(check, n), strict=True)
+    )
+    known = np.isfinite(fused)
+    confirmed = known & (agree >= 1) & (agree > against)
+    # Averaged maps share frames and poses: the mean is not sqrt(n) better than the scatter says.
+    effective = np.minimum(agree + 1, config.independent)
+    with np.errstate(invalid="ignore"):
+        fused_sigma = np.sqrt(
+            (mean_sigma**2 * (agree + 1) + spread**2) / effective
+            + (config.sigma_floor * fused) ** 2
+        )
+    trust = np.clip(agree / 3, 0, 1) * np.clip((score - 0.3) / 0.5, 0.1, 1)
+    trust = trust * (agree / np.maximum(agree + 2 * against, 1))
+    fallback = np.isfinite(prior.z) & ~confirmed
+    return Maps(
+        np.where(confirmed, fused, prior.z).astype(np.float32),
+        np.where(confirmed, fused_sigma, np.maximum(prior.sigma, 0.02 * prior.z)).astype(
+            np.float32
+        ),
+        np.where(confirmed, trust, np.where(fallback, 0.2 * prior.trust, 0)).astype(np.float32),
+    )
+
+
+def _checkers(neighbours: list[list[int]], count: int) -> list[list[int]]:
+    """For each map the maps it is held against: its neighbours, and those that chose it."""
+    out: list[list[int]] = []
+    for i, mine in enumerate(neighbours):
+        back = [j for j, theirs in enumerate(neighbours) if i in theirs and j not in mine]
+        out.append((mine + back)[:count])
+    return out
+
+
+def level_widths(camera: Camera, config: RefineConfig) -> list[int]:
+    """Widths of the pyramid of a first round: half size, then full."""
+    full = min(config.width, camera.width)
+    return [max(160, full // 2), full] if full > 240 else [full]
