@@ -209,6 +209,12 @@ class LoopConfig:
     """Rounds after round 0, at most."""
     tolerance: float = 0.005
     """Converged when the median relative change of depth falls below this."""
+    diverging: float = 0.05
+    """A change above this that is also twice the last one is divergence."""
+    score_drop: float = 0.03
+    """Fall of the NCC in held-out real frames that is divergence."""
+    min_agreement: float = 0.05
+    """A round is refused when the matcher agrees with the field on fewer of its pixels."""
 
 
 @dataclass(frozen=True)

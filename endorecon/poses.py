@@ -1,0 +1,374 @@
+"""Frames -> Views: where the camera was, by structure from motion or from given poses.
+
+`estimate_views` and `given_views` are generators of `PoseProgress` events that return a
+`PosesResult`. COLMAP runs in a child process (endorecon/sfm.py) in the folder `work`, keeps its
+database there, and a finished model is found again after a kill. Views are undistorted pinhole
+pictures; poses are world_from_camera, OpenCV axes, pixel centres at .5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endorecon.config import PosesConfig
+from endorecon.errors import EndoreconError, EnvironmentFault, InputRefused, NotEnoughInformation
+from endorecon.io import calibration, trajectories
+from endorecon.io.atomic import write_text
+from endorecon.scene import Camera, Frames, Views
+
+Array = NDArray[Any]
+
+_REMEDIES = (
+    "film slower and closer (10-30 mm) with the light low enough to avoid highlights, move the tip "
+    "sideways so that the same place is seen from several sides, and give a calibration by "
+    "--camera or known poses by --poses"
+)
+
+
+@dataclass(frozen=True)
+class PoseProgress:
+    """How far the poses are: stage in words, done of total (0 of 0: unknown)."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class PosesResult:
+    """Views with poses, and what a reader of the report has to know about them."""
+
+    views: Views
+    dropped: tuple[tuple[int, str], ...]  # (frame_index, reason) of frames without a pose
+    warnings: tuple[str, ...]
+    median_angle_deg: float
+    mean_error_px: float
+    camera: Camera  # the lens at working size, with its distortion, as given or refined
+    refined_intrinsics: bool
+    other_models: tuple[int, ...] = ()  # sizes of models that could not be joined
+
+
+def estimate_views(
+    frames: Frames, config: PosesConfig, work: Path, seed: int = 0, threads: int = 0
+) -> Generator[PoseProgress, None, PosesResult]:
+    """Poses by structure from motion; NotEnoughInformation when the video does not give them.
+
+    `threads` 1 makes the result repeatable bit for bit; 0 takes all cores.
+    """
+    calibrated = frames.camera is not None
+    camera = frames.camera or _guess(frames, config)
+    result = yield from _run(frames, camera, config, work, seed, threads, None)
+    n = len(frames)
+    registered = int(result.get("registered", 0))
+    angle = float(result.get("median_angle_deg", 0.0))
+    if registered >= 2 and angle < config.min_angle_deg:
+        raise NotEnoughInformation(
+            f"no parallax: the median triangulation angle is {angle:.1f} degrees, "
+            f"need at least {config.min_angle_deg:g}",
+            "move the tip sideways while filming; turning or zooming on the spot shows no depth",
+        )
+    if registered < 2 and _static(frames):
+        raise NotEnoughInformation(
+            "no parallax: the camera does not move enough to see any place from two sides "
+            f"(triangulation angle about 0.0 degrees, need at least {config.min_angle_deg:g})",
+            "move the tip sideways while filming; turning or zooming on the spot shows no depth",
+        )
+    others = tuple(int(m) for m in result["other_models"])
+    if registered < max(config.min_registered * n, 3):
+        rest = f", further models of {', '.join(map(str, others))} frames" if others else ""
+        raise NotEnoughInformation(
+            f"only {registered} of {n} frames ({100 * registered / n:.0f} %) could be placed in "
+            f"one model{rest}",
+            _REMEDIES,
+        )
+    model = trajectories.read_colmap(work / "model")
+    warnings = []
+    if not calibrated:
+        c = next(iter(model.cameras.values()))
+        warnings.append(
+            f"No calibration was given: the focal length was estimated from the video "
+            f"({c.fx:.0f} pixels at {c.width}x{c.height}); an error of it bends the shape. "
+            "Calibrate the endoscope for measurements."
+        )
+    if result["merged_models"]:
+        warnings.append(
+            f"{result['merged_models'] + 1} partial models were joined by shared frames."
+        )
+    if others and registered < n:
+        warnings.append(
+            f"{len(others)} smaller models ({', '.join(map(str, others))} frames) are not used."
+        )
+    return _views(frames, model, warnings, angle, not calibrated, others, None)
+
+
+def given_views(
+    frames: Frames,
+    poses_path: Path,
+    config: PosesConfig,
+    work: Path,
+    seed: int = 0,
+    threads: int = 0,
+    unit: str | None = None,
+) -> Generator[PoseProgress, None, PosesResult]:
+    """Poses from a file (COLMAP folder, transforms.json, TUM), points triangulated with them.
+
+    The unit is "mm" when the file says so or the caller does, never by guess.
+    """
+    trajectory = trajectories.read_poses(poses_path)
+    rows = trajectories.match_frames(trajectory, frames.frame_index, frames.time_s)
+    if (rows >= 0).sum() < 3:
+        raise InputRefused(
+            f"these poses belong to {int((rows >= 0).sum())} of the {len(frames)} frames: names, "
+            "indices or times do not fit",
+            "give frame_index or time_s in transforms.json, or TUM times of the video",
+            poses_path,
+        )
+    camera, notes = frames.camera, []
+    if camera is None and trajectory.camera is not None:
+        camera, notes = _camera_at_working_size(trajectory.camera, frames)
+    if camera is None:
+        raise InputRefused(
+            "poses are given without a camera, and a focal length cannot be estimated for them",
+            "give a calibration by --camera",
+            poses_path,
+        )
+    known = {
+        _name(k): trajectory.world_from_camera[r].tolist()
+        for k, r in zip(frames.frame_index, rows)
+        if r >= 0
+    }
+    result = yield from _run(
+        replace(frames, camera=camera), camera, config, work, seed, threads, known
+    )
+    model = trajectories.read_colmap(work / "model") if result.get("registered") else None
+    if model is None or not model.xyz:
+        raise NotEnoughInformation(
+            "no point could be triangulated with these poses: they do not fit the video",
+            "check direction (camera to world), axes (OpenGL or OpenCV) and the order of frames",
+            poses_path,
+        )
+    angle = float(result["median_angle_deg"])
+    if angle < config.min_angle_deg:
+        raise NotEnoughInformation(
+            f"no parallax: the median triangulation angle is {angle:.1f} degrees, "
+            f"need at least {config.min_angle_deg:g}",
+            "move the tip sideways while filming",
+        )
+    unit = unit or trajectory.unit
+    source = "given poses" if unit == "mm" else None
+    return _views(replace(frames, camera=camera), model, notes, angle, False, (), source)
+
+
+def _static(frames: Frames) -> bool:
+    motion = np.array([r.motion_px for r in frames.records if r.kept and np.isfinite(r.motion_px)])
+    return len(motion) == 0 or float(np.median(motion)) < 0.003 * frames.source_width
+
+
+def _name(frame_index: int) -> str:
+    return f"{int(frame_index):06d}.png"
+
+
+def _guess(frames: Frames, config: PosesConfig) -> Camera:
+    """A start for an unknown lens: about 80 degrees across the content area."""
+    h, w = frames.images.shape[1:3]
+    f = 0.6 * max(w, h)
+    model: Any = config.camera_model
+    count = {"PINHOLE": 0, "OPENCV": 4, "OPENCV_FISHEYE": 4}.get(model)
+    if count is None:
+        raise InputRefused(
+            f"the camera model {model!r} is not known", "PINHOLE, OPENCV or OPENCV_FISHEYE"
+        )
+    return Camera(w, h, f, f, w / 2, h / 2, model, (0.0,) * count)
+
+
+def _camera_at_working_size(camera: Camera, frames: Frames) -> tuple[Camera, list[str]]:
+    """A lens of the source (or already of the working size) at the frames' working size."""
+    h, w = frames.images.shape[1:3]
+    if (camera.width, camera.height) == (w, h):
+        return camera, []
+    camera, note = calibration.for_size(camera, frames.source_width, frames.source_height)
+    m = frames.source_from_working
+    camera = replace(
+        camera,
+        width=w,
+        height=h,
+        fx=camera.fx / m[0, 0],
+        fy=camera.fy / m[1, 1],
+        cx=(camera.cx - m[0, 2]) / m[0, 0],
+        cy=(camera.cy - m[1, 2]) / m[1, 1],
+    )
+    return camera, [note] if note else []
+
+
+def _run(
+    frames: Frames,
+    camera: Camera,
+    config: PosesConfig,
+    work: Path,
+    seed: int,
+    threads: int,
+    poses: dict[str, Any] | None,
+) -> Generator[PoseProgress, None, dict[str, Any]]:
+    """The child process, or its finished result of an earlier run."""
+    work = Path(work).resolve()
+    settings = [dataclasses.asdict(camera), dataclasses.asdict(config), seed, threads, poses]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=float).encode())
+    for array in (frames.images, frames.masks, frames.frame_index):
+        digest.update(np.ascontiguousarray(array))
+    key = digest.hexdigest()
+    finished = work / "result.json"
+    if finished.is_file():
+        result: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+        if result.get("key") == key:
+            return result
+    if (
+        not (work / "job.json").is_file()
+        or json.loads((work / "job.json").read_text())["key"] != key
+    ):
+        yield from _write_pictures(frames, work)
+        for stale in ("matched.json", "result.json"):
+            (work / stale).unlink(missing_ok=True)
+        model, parameters = trajectories.colmap_camera(camera)
+        job = {
+            "key": key,
+            "images": str(work / "images"),
+            "masks": str(work / "masks"),
+            "names": [_name(k) for k in frames.frame_index],
+            "camera": {"model": model, "params": parameters},
+            "calibrated": frames.camera is not None,
+            "max_features": config.max_features,
+            "sift_peak": config.sift_peak,
+            "first_octave": config.first_octave,
+            "guided": config.guided,
+            "overlap": config.overlap,
+            "seed": seed,
+            "threads": threads if threads > 0 else -1,
+            "poses": poses,
+        }
+        write_text(work / "job.json", json.dumps(job))
+    with open(work / "sfm.log", "wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "endorecon.sfm", str(work / "job.json")],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if line.startswith("{"):
+                    told = json.loads(line)
+                    yield PoseProgress(told["stage"], told["done"], told["total"])
+            code = child.wait()
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+    if code != 0 or not finished.is_file():
+        raise _failure(code, work)
+    done: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+    return done
+
+
+def _failure(code: int, work: Path) -> EndoreconError:
+    tail = (work / "sfm.log").read_text(errors="replace").strip().splitlines()[-1:]
+    if any("No module named" in line for line in tail):
+        return EnvironmentFault("pycolmap is not installed", "pip install 'pycolmap>=4.0,<5'")
+    return EnvironmentFault(
+        f"structure from motion stopped with code {code} ({' '.join(tail)[:200]})",
+        "run the same command again; if it stays, send the log",
+        work / "sfm.log",
+    )
+
+
+def _write_pictures(frames: Frames, work: Path) -> Generator[PoseProgress, None, None]:
+    import cv2
+
+    for folder in ("images", "masks"):
+        (work / folder).mkdir(parents=True, exist_ok=True)
+        for old in (work / folder).glob("*.png"):
+            old.unlink()
+    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    for k, index in enumerate(frames.frame_index):
+        if k % 20 == 0:
+            yield PoseProgress("pictures", k, len(frames))
+        grey = cv2.cvtColor(frames.images[k], cv2.COLOR_RGB2GRAY)
+        for folder, name, picture in (
+            ("images", _name(index), grey),
+            ("masks", _name(index) + ".png", frames.masks[k].astype(np.uint8) * 255),
+        ):
+            if not cv2.imwrite(str(work / folder / name), picture, fast):
+                raise EnvironmentFault("a picture could not be written", "is the disk full?", work)
+
+
+def _views(
+    frames: Frames,
+    model: trajectories.ColmapModel,
+    warnings: list[str],
+    angle: float,
+    refined: bool,
+    others: tuple[int, ...],
+    scale_source: str | None,
+) -> PosesResult:
+    """Undistorted pictures, masks and points of the frames that the model has placed."""
+    import cv2
+
+    order = sorted(model.names, key=lambda k: model.names[k])
+    row = {_name(k): i for i, k in enumerate(frames.frame_index)}
+    keep = [row[model.names[k]] for k in order]
+    camera = next(iter(model.cameras.values()))
+    pinhole = calibration.pinhole_for(camera, frames.masks.any(0))
+    images, masks = frames.images[keep], frames.masks[keep]
+    points = trajectories.sparse_points(model, {k: i for i, k in enumerate(order)})
+    if camera.model != "PINHOLE":
+        u, v = calibration.undistort_maps(camera, pinhole)
+        images = np.stack([cv2.remap(i, u, v, cv2.INTER_CUBIC) for i in images])
+        # linear and exactly 1: a pixel counts only when all it is made of counts
+        masks = np.stack(
+            [cv2.remap(m.astype(np.float32), u, v, cv2.INTER_LINEAR) > 0.999 for m in masks]
+        )
+        uv = calibration.undistort_pixels(camera, pinhole, points.uv)
+        good = (
+            np.isfinite(uv).all(1)
+            & (uv >= 0).all(1)
+            & (uv < [pinhole.width, pinhole.height]).all(1)
+        )
+        points = replace(
+            points, uv=uv[good], point_of=points.point_of[good], view_of=points.view_of[good]
+        )
+    views = Views(
+        camera=pinhole,
+        images=images,
+        masks=masks,
+        world_from_camera=np.array([model.world_from_camera[k] for k in order]),
+        frame_index=frames.frame_index[keep],
+        time_s=frames.time_s[keep],
+        points=points,
+        unit="mm" if scale_source else "unitless",
+        scale_source=scale_source,
+    )
+    placed = set(keep)
+    dropped = tuple(
+        (int(k), "no pose") for i, k in enumerate(frames.frame_index) if i not in placed
+    )
+    return PosesResult(
+        views=views,
+        dropped=dropped,
+        warnings=tuple(warnings),
+        median_angle_deg=angle,
+        mean_error_px=float(points.error_px.mean()) if len(points.error_px) else float("nan"),
+        camera=camera,
+        refined_intrinsics=refined,
+        other_models=others,
+    )
