@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from endorecon.config import PosesConfig
 from endorecon.errors import EndoreconError, EnvironmentFault, InputRefused, NotEnoughInformation
-from endorecon.io import calibration, trajectories
+from endorecon.io import calibration, colmap, trajectories
 from endorecon.io.atomic import write_text
 from endorecon.scene import Camera, Frames, Views
 
@@ -92,7 +92,7 @@ def estimate_views(
             f"one model{rest}",
             _REMEDIES,
         )
-    model = trajectories.read_colmap(work / "model")
+    model = colmap.read_colmap(work / "model")
     warnings = []
     if not calibrated:
         c = next(iter(model.cameras.values()))
@@ -134,7 +134,8 @@ def given_views(
             "give frame_index or time_s in transforms.json, or TUM times of the video",
             poses_path,
         )
-    camera, notes = frames.camera, []
+    camera = frames.camera
+    notes: list[str] = []
     if camera is None and trajectory.camera is not None:
         camera, notes = _camera_at_working_size(trajectory.camera, frames)
     if camera is None:
@@ -151,7 +152,7 @@ def given_views(
     result = yield from _run(
         replace(frames, camera=camera), camera, config, work, seed, threads, known
     )
-    model = trajectories.read_colmap(work / "model") if result.get("registered") else None
+    model = colmap.read_colmap(work / "model") if result.get("registered") else None
     if model is None or not model.xyz:
         raise NotEnoughInformation(
             "no point could be triangulated with these poses: they do not fit the video",
@@ -225,7 +226,7 @@ def _run(
     settings = [dataclasses.asdict(camera), dataclasses.asdict(config), seed, threads, poses]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=float).encode())
     for array in (frames.images, frames.masks, frames.frame_index):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     key = digest.hexdigest()
     finished = work / "result.json"
     if finished.is_file():
@@ -239,7 +240,7 @@ def _run(
         yield from _write_pictures(frames, work)
         for stale in ("matched.json", "result.json"):
             (work / stale).unlink(missing_ok=True)
-        model, parameters = trajectories.colmap_camera(camera)
+        model, parameters = colmap.colmap_camera(camera)
         job = {
             "key": key,
             "images": str(work / "images"),
@@ -314,7 +315,7 @@ def _write_pictures(frames: Frames, work: Path) -> Generator[PoseProgress, None,
 
 def _views(
     frames: Frames,
-    model: trajectories.ColmapModel,
+    model: colmap.ColmapModel,
     warnings: list[str],
     angle: float,
     refined: bool,
@@ -328,9 +329,9 @@ def _views(
     row = {_name(k): i for i, k in enumerate(frames.frame_index)}
     keep = [row[model.names[k]] for k in order]
     camera = next(iter(model.cameras.values()))
-    pinhole = calibration.pinhole_for(camera, frames.masks.any(0))
+    pinhole = calibration.pinhole_for(camera, np.any(frames.masks, axis=0))
     images, masks = frames.images[keep], frames.masks[keep]
-    points = trajectories.sparse_points(model, {k: i for i, k in enumerate(order)})
+    points = colmap.sparse_points(model, {k: i for i, k in enumerate(order)})
     if camera.model != "PINHOLE":
         u, v = calibration.undistort_maps(camera, pinhole)
         images = np.stack([cv2.remap(i, u, v, cv2.INTER_CUBIC) for i in images])

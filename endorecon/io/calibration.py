@@ -255,12 +255,13 @@ def undistort_pixels(camera: Camera, pinhole: Camera, uv: Array) -> Array:
         t = np.linalg.norm(xy, axis=-1, keepdims=True)
         xy = xy * np.where(t > 1e-9, np.tan(np.minimum(t, 1.5)) / np.maximum(t, 1e-9), 1.0)
     h = 1e-6
+    right, down = np.array([h, 0.0]), np.array([0.0, h])
     with np.errstate(all="ignore"):
         for _ in range(30):
             f = _distort(camera, xy)
             e = uv - f
-            jx = (_distort(camera, xy + [h, 0.0]) - f) / h
-            jy = (_distort(camera, xy + [0.0, h]) - f) / h
+            jx = (_distort(camera, xy + right) - f) / h
+            jy = (_distort(camera, xy + down) - f) / h
             det = jx[..., 0] * jy[..., 1] - jx[..., 1] * jy[..., 0]
             dx = (e[..., 0] * jy[..., 1] - e[..., 1] * jy[..., 0]) / det
             dy = (jx[..., 0] * e[..., 1] - jx[..., 1] * e[..., 0]) / det

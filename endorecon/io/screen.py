@@ -33,12 +33,18 @@ _ERODE = 0.012  # of the content width: the lens border is bright and coloured
 class Small(Protocol):
     """What screening needs of a decoded frame."""
 
-    frame_index: int
-    time_s: float
-    image: Array
-    width: int
-    height: int
-    damaged: bool
+    @property
+    def frame_index(self) -> int: ...
+    @property
+    def time_s(self) -> float: ...
+    @property
+    def image(self) -> Array: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def damaged(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ def find_content(grey: Array) -> Content:
     lit = moving if moving.sum() > 0.3 * bright.sum() else bright
     lit = cv2.morphologyEx(lit.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
     lit = cv2.morphologyEx(lit & bright, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(lit)
+    count, labels, _, _ = cv2.connectedComponentsWithStats(lit)
     if count < 2:
         return full
     activity = [float((deviation[labels == k] + 0.1).sum()) for k in range(1, count)]
@@ -293,9 +299,10 @@ def _keyframes(
         if last < 0:
             last = i
             continue
-        previous = crop[last]
+        previous: Any = crop[last]
         difference = float(np.abs(crop[i][good].astype(np.int16) - previous[good]).mean())
-        field = flow.calc(previous, crop[i], None)
+        nothing: Any = None
+        field = flow.calc(previous, crop[i], nothing)
         motion = float(np.median(np.linalg.norm(field[good], axis=-1)))
         copy = difference < _DUPLICATE_LEVELS and motion < 0.1
         if copy or motion < least:
@@ -349,7 +356,7 @@ def describe(verdict: Verdict, masks: Array) -> tuple[str, ...]:
     clipped = sum(r.saturated > 0.02 for r in kept)
     if clipped > 0.2 * len(kept):
         text.append(
-            f"Strong highlights or over-exposure in {100 * clipped / len(kept):.0f} % of the frames: "
+            f"Strong highlights in {100 * clipped / len(kept):.0f} % of the frames: "
             "lower the light or the gain, and keep the tip 10-30 mm from tissue."
         )
     blurred = sum(r.reason == "blurred" for r in records)
