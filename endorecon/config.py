@@ -313,7 +313,7 @@ class PhantomConfig:
     """Roughness of the film (alpha = its square)."""
     translucency: float = 0.16
     """How far red light leaks round a shadow's edge; green and blue leak less."""
-    bounce: float = 0.07
+    bounce: float = 0.12
     """Light from wall to wall, as a share."""
     vignetting: float = 2.0
     """The lens darkens towards the edge as cosine to this power."""
@@ -325,9 +325,9 @@ class PhantomConfig:
     """Display gamma."""
     white: float = 0.97
     """Display value that glare saturates at."""
-    shot_noise: float = 0.012
+    shot_noise: float = 0.009
     """Standard deviation at linear value 1."""
-    read_noise: float = 0.0018
+    read_noise: float = 0.0006
     """Standard deviation in the dark, linear."""
     blur_px: float = 0.6
     """Blur of lens and demosaicing, one standard deviation in pixels."""
