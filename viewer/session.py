@@ -1,0 +1,571 @@
+"""One session: a case, its layers and tools, the eye, and what is said to the user.
+
+The three front doors (Qt, browser, picture) call the same methods and read the same state; each
+appends a function to `listeners`, called after a change, and `render` draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endorecon.errors import EndoreconError, UsageError
+
+from . import markups
+from .case import Case, open_case
+from .ct_layers import CtLayers
+from .drawing import draw
+from .layers import Clip, Layers, add_lines, camera_lines
+from .legend import Legend
+from .measure import Kind, Taken, again
+from .mesh import Spot, SurfaceMesh
+from .overlay import Overlay
+from .scope import Scope
+from .slices import WINDOWS, bounds, picture
+from .style import BACKGROUND, CYAN, YELLOW
+from .surface_layer import COLOURINGS, SurfaceLayer, depth_in, faces_towards, limits
+from .tools import Tools
+
+Array = NDArray[Any]
+SLOW_S = 0.08  # a picture that takes longer than this is drawn by its twin while turning
+LIGHT_FACES = 120_000  # never a twin below this
+SNAP_PX = (0, 3, 6, 10)  # rings searched round a click that misses
+
+
+def make_plotter(size: tuple[int, int] = (1400, 900), off_screen: bool = True) -> Any:
+    """A pyvista plotter with the two views a session needs."""
+    import pyvista as pv
+
+    return pv.Plotter(off_screen=off_screen, window_size=list(size), shape=(1, 2), border=False)
+
+
+class Session:
+    """All that the viewer does to one run (and perhaps a second beside it)."""
+
+    def __init__(self, plotter: Any, case: Case, ct: Path | None = None) -> None:
+        self.plotter = plotter
+        self.listeners: list[Callable[[], None]] = []
+        self.on_render: Callable[[], None] = plotter.render
+        self.message, self.bad = "", False
+        self.case = case
+        self.colouring, self.inside = "photo", False
+        self.window = next(iter(WINDOWS))
+        self.clip_mode, self.clip_at = "off", 0.5
+        self.box = [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
+        self.ct: CtLayers | None = None
+        self._ct_path, self._ct_distance = ct, None
+        self._towards: bool | None = None
+        self.renderer, self.other = plotter.renderers[0], plotter.renderers[1]
+        for renderer in (self.renderer, self.other):
+            renderer.set_background(BACKGROUND)
+        self.compared: Case | None = None
+        self._compare_layer: SurfaceLayer | None = None
+        self._compare_overlay: Overlay | None = None
+        self.renderer.SetViewport(0, 0, 1, 1)
+        self.other.SetDraw(False)
+        self.overlay = Overlay(self.renderer, case)
+        self.legend = Legend(self.renderer)
+        self.layers = Layers(plotter)
+        self.scope = Scope(self)
+        self.mesh: SurfaceMesh | None = None
+        self.surface_layer: SurfaceLayer | None = None
+        self.cursor = np.zeros(3)
+        self.tools = Tools(case, None)
+        self._add_layers()
+        self._take_case(case)
+        self.reset_view()
+        self.renderer.AddObserver("StartEvent", lambda *_: self.scope.resized())
+        for note in case.notes[:1]:
+            self.say(note)
+
+    # -- what is shown ---------------------------------------------------------------------------
+
+    @property
+    def camera(self) -> Any:
+        return self.renderer.GetActiveCamera()
+
+    @property
+    def diagonal(self) -> float:
+        if self.case.surface is None:
+            return 1.0
+        v = self.case.surface.vertices
+        return float(np.linalg.norm(v.max(0) - v.min(0)))
+
+    def _add_layers(self) -> None:
+        L, no_ct = self.layers, ""
+        if self._ct_path is None:
+            no_ct = "No CT was given (--ct PATH)"
+        elif not self.case.mm:
+            no_ct = f"The CT is not shown beside the reconstruction ({self.case.why_no_mm})"
+        L.add("surface", lambda: [], visible=True)
+        L.add("camera path", self._build_path, visible=False, clipped=False)
+        L.add("video frame", self.scope.quad, visible=True, clipped=False)
+        L.add("measurements", lambda: draw(self.plotter, self.tools), visible=True, clipped=False)
+        L.add("landmarks", self._build_landmarks, visible=False, clipped=False)
+        ct = {
+            "CT slices": lambda c: c.add_slices(self.plotter, self.cursor, self.window),
+            "CT volume": lambda c: c.add_volume(self.plotter, self.window),
+            "CT bone": lambda c: c.add_bone(self.plotter),
+            "CT air-tissue surface": lambda c: c.add_air(self.plotter),
+        }
+        for name, build in ct.items():
+            opacity = 0.35 if name == "CT air-tissue surface" else 1.0
+            L.add(name, lambda b=build: b(self.ct), opacity=opacity, why_not=no_ct)  # type: ignore[misc]
+
+    def _take_case(self, case: Case) -> None:
+        """Show a case (at the start, after a new round): surface, path, measurements."""
+        taken = self.tools.taken
+        self.case = case
+        self.overlay.show(case)
+        self._towards, self._ct_distance = None, None
+        if self.surface_layer is not None:
+            self.surface_layer.remove()
+            self.surface_layer = None
+        self.mesh = None if case.surface is None else SurfaceMesh(case.surface)
+        before, self.tools = self.tools, Tools(case, self.mesh)
+        self.tools.kind = before.kind
+        if case.surface is not None:
+            self.mesh = SurfaceMesh(case.surface)
+            self.surface_layer = SurfaceLayer(
+                self.plotter, case.surface, "surface", "mm" if case.mm else "u"
+            )
+            if not self.cursor.any():
+                self.cursor = case.surface.vertices.mean(0)
+            self.colour(self.colouring if self.colouring != "ct" else "photo")
+            if taken and self.mesh is not None:
+                kept = [again(t, self.mesh) for t in taken]
+                self.tools.adopt(tuple(t for t in kept if t is not None))
+        self.scope.k = min(self.scope.k, max(self.scope.count - 1, 0))
+        for name in ("camera path", "landmarks", "measurements"):
+            self.layers.refresh(name)
+
+    def show(self, name: str, visible: bool) -> None:
+        """Show or hide a layer; a layer that cannot be shown says why."""
+        try:
+            if visible and name.startswith("CT") and not self.layers.all[name].why_not:
+                self._open_ct()
+            refusal = self.layers.show(name, visible)
+        except EndoreconError as error:
+            refusal = error.what
+        if refusal:
+            self.say(refusal, bad=True)
+        self.changed()
+
+    def fade(self, name: str, opacity: float) -> None:
+        """Opacity of a layer, 0..1."""
+        self.layers.fade(name, opacity)
+        self.changed()
+
+    def _open_ct(self) -> CtLayers:
+        if self.ct is None:
+            assert self._ct_path is not None
+            self.say("Reading the CT ...")
+            self.ct = CtLayers(self._ct_path, self.case.surface if self.case.mm else None)
+            self.say(self.ct.notes[0] if self.ct.notes else "CT read")
+        return self.ct
+
+    def colour(self, colouring: str) -> None:
+        """Colour the surface in one of COLOURINGS; refuses, with a sentence, what it cannot."""
+        layer = self.surface_layer
+        if colouring not in COLOURINGS:
+            raise UsageError(f"Unknown colouring {colouring}", f"choose of {', '.join(COLOURINGS)}")
+        if layer is None or self.case.surface is None:
+            self.colouring = colouring
+            return
+        values = None
+        try:
+            if colouring == "ct":
+                values = self._distance_to_ct()
+            elif colouring == "depth":
+                cameras = self.case.cameras
+                if cameras is None or not self.scope.count:
+                    raise UsageError("The run has no poses yet, so there is no depth to show")
+                values = depth_in(self.case.surface, cameras.world_from_camera[self.scope.k])
+        except EndoreconError as error:
+            self.say(error.what, bad=True)
+            return
+        self.colouring = colouring
+        layer.colour(colouring, values)
+        self.layers.refresh("surface", layer.actors)
+        self._cull()
+        shown = self.case.surface.sigma if colouring == "sigma" else values
+        self.legend.show(colouring, None if shown is None else limits(shown), self.case)
+        self.changed()
+
+    def _distance_to_ct(self) -> Array:
+        refusal = self.layers.all["CT air-tissue surface"].why_not
+        if refusal:
+            raise UsageError(refusal)
+        if self._ct_distance is None:
+            assert self.case.surface is not None
+            self._ct_distance = self._open_ct().distance(self.case.surface.vertices)
+        return self._ct_distance
+
+    def look_inside(self, inside: bool) -> None:
+        """Hide the walls that turn their outside to the eye, so that the cavity lies open."""
+        self.inside = inside
+        self._cull()
+        self.changed()
+
+    def _cull(self) -> None:
+        if self.surface_layer is None:
+            return
+        for actor in self.surface_layer.actors:
+            actor.prop.culling = "none" if not self.inside else (
+                "back" if self._faces_look_in() else "front"
+            )  # fmt: skip
+
+    def _faces_look_in(self) -> bool:
+        if self._towards is None:
+            cameras, surface = self.case.cameras, self.case.surface
+            known = cameras is not None and surface is not None and self.scope.count
+            self._towards = (
+                faces_towards(surface, cameras.world_from_camera[:, :3, 3])  # type: ignore[union-attr,arg-type]
+                if known
+                else True
+            )
+        return self._towards
+
+    def set_clip(self, mode: str, at: float | None = None, box: list[float] | None = None) -> None:
+        """Clip: "off", "view" (a plane facing the eye), "x", "y", "z" (planes of LPS), "box"."""
+        self.clip_mode = mode
+        self.clip_at = self.clip_at if at is None else float(np.clip(at, 0, 1))
+        self.box = self.box if box is None else [float(b) for b in box]
+        planes: list[tuple[Array, Array]] = []
+        if self.case.surface is not None and mode != "off":
+            v = self.case.surface.vertices
+            low, high = v.min(0), v.max(0)
+            if mode == "box":
+                for k in range(3):
+                    n = np.eye(3)[k]
+                    a, b = sorted(self.box[2 * k : 2 * k + 2])
+                    planes += [(low + a * (high - low), n), (low + b * (high - low), -n)]
+            else:
+                n = np.eye(3)["xyz".index(mode)] if mode in ("x", "y", "z") else None
+                if n is None:
+                    n = np.array(self.camera.GetDirectionOfProjection())
+                reach = (v[:: max(1, len(v) // 50_000)] - v.mean(0)) @ n
+                at_ = reach.min() + self.clip_at * (reach.max() - reach.min())
+                planes = [(v.mean(0) + at_ * n, n)]
+        self.layers.cut(Clip(tuple(planes)))
+        self.changed()
+
+    def _build_path(self) -> list[Any]:
+        c = self.case.cameras
+        if c is None or not len(c.frame_index):
+            return []
+        poses, size = c.world_from_camera, 0.025 * self.diagonal
+        some = poses[:: max(1, len(poses) // 40)]
+        centres = poses[:, :3, 3]
+        n = len(centres)
+        path = np.stack([np.arange(n - 1), np.arange(1, n)], 1)
+        lines = camera_lines(some, c.K, c.width, c.height, size)
+        now = camera_lines(poses[[self.scope.k]], c.K, c.width, c.height, 1.6 * size)
+        actors = [
+            add_lines(self.plotter, *lines, CYAN, 1.5, "frusta"),
+            add_lines(self.plotter, *now, YELLOW, 4, "frustum"),
+        ]
+        if n > 1:
+            actors.append(add_lines(self.plotter, centres, path, CYAN, 3, "path"))
+        return actors
+
+    def _build_landmarks(self) -> list[Any]:
+        from .landmarks import add_landmarks
+
+        actors, words = add_landmarks(self.plotter, self.case)
+        if words:
+            self.say(words)
+        return actors
+
+    # -- the eye ---------------------------------------------------------------------------------
+
+    def reset_view(self, way: str = "") -> None:
+        """See everything; `way` looks from a side: one of L R A P S I (or x X y Y z Z unregistered)."""
+        self.scope.flying = False
+        from .endoscope import look_freely
+        from .overlay import LETTERS
+
+        look_freely(self.camera)
+        signs = {letter: (k, 1 if j == 0 else -1) for k, pair in enumerate(LETTERS)
+                 for j, letter in enumerate(pair)}  # fmt: skip
+        axis, sign = signs.get(way, (1, -1))
+        side = np.zeros(3)
+        side[axis] = sign
+        if not way:  # from the front, a little from the patient's left and above
+            side = np.array([0.75, -1.0, 0.55])
+        v = None if self.case.surface is None else self.case.surface.vertices
+        middle = np.zeros(3) if v is None else (v.min(0) + v.max(0)) / 2
+        self.camera.SetFocalPoint(*middle)
+        far = 0.58 * self.diagonal / np.sin(np.radians(15.0))
+        self.camera.SetPosition(*(middle + far * side / np.linalg.norm(side)))
+        self.camera.SetViewUp(*((0, -1, 0) if axis == 2 and way else (0, 0, 1)))
+        self.renderer.ResetCameraClippingRange()
+        self.frame_moved()
+
+    def frame_moved(self) -> None:
+        """After the current frame, the blend or the flight has changed."""
+        self.layers.refresh("video frame")
+        if self.layers.all["camera path"].visible:
+            self.layers.refresh("camera path")
+        if self.colouring == "depth":
+            self.colour("depth")
+        self.renderer.ResetCameraClippingRange()
+        self.changed()
+
+    def turning(self, now: bool) -> None:
+        """While the hand turns a scene that is slow to draw, its light twin stands in."""
+        layer, surface = self.surface_layer, self.case.surface
+        if layer is None or surface is None or not self.layers.all["surface"].visible:
+            return
+        slow = self.renderer.GetLastRenderTimeInSeconds() > SLOW_S
+        if now and not (len(surface.faces) > LIGHT_FACES and (slow or layer.has_twin)):
+            return
+        if not now and not layer.has_twin:
+            return
+        twin = layer.twin()
+        for actor in twin.actors:
+            actor.SetVisibility(now)
+            actor.prop.culling = layer.actors[0].prop.culling
+            if actor.mapper is not None:
+                from .layers import clip_mapper
+
+                clip_mapper(actor.mapper, self.layers.clip)
+        for actor in layer.actors:
+            actor.SetVisibility(not now)
+        if not now:
+            self.render()
+
+    def render(self) -> None:
+        self.on_render()
+
+    def changed(self) -> None:
+        """Draw, and tell the panels."""
+        self.render()
+        for listener in self.listeners:
+            listener()
+
+    def say(self, words: str, bad: bool = False) -> None:
+        """A sentence at the foot of the view; refusals are red."""
+        from .style import RED, WHITE
+
+        self.message, self.bad = words, bad
+        self.overlay.write("message", f" {words} " if words else "", RED if bad else WHITE)
+        self.changed()
+
+    # -- picking and measuring -------------------------------------------------------------------
+
+    def ray(self, x: float, y: float) -> tuple[Array, Array]:
+        """The segment (near, far) under a point of the window (origin below left)."""
+        ends = []
+        for depth in (0.0, 1.0):
+            self.renderer.SetDisplayPoint(x, y, depth)
+            self.renderer.DisplayToWorld()
+            p = np.array(self.renderer.GetWorldPoint())
+            ends.append(p[:3] / p[3])
+        return ends[0], ends[1]
+
+    def pick(self, x: float, y: float) -> Spot | None:
+        """The surface under the mouse, or beside it within a few pixels; clipped parts are not hit."""
+        if self.mesh is None:
+            return None
+        for r in SNAP_PX:
+            found = []
+            for angle in np.linspace(0, 2 * np.pi, 12 if r else 1, endpoint=False):
+                a, b = self.ray(x + r * np.cos(angle), y + r * np.sin(angle))
+                spot = self.mesh.ray(a, b, lambda p, f, w=b - a: self._seen(p, f, w))  # type: ignore[misc]
+                if spot is not None:
+                    found.append((float(np.linalg.norm(np.array(spot.xyz) - a)), spot))
+            if found:
+                return min(found, key=lambda f: f[0])[1]
+        return None
+
+    def _seen(self, p: Array, face: int, way: Array) -> bool:
+        if not self.layers.clip.keeps(p):
+            return False
+        if not self.inside or self.case.surface is None:
+            return True
+        a, b, c = self.case.surface.vertices[self.case.surface.faces[face]]
+        return bool((np.cross(b - a, c - a) @ way < 0) == self._faces_look_in())
+
+    def click(self, x: float, y: float) -> None:
+        """A click in the scene: a spot for the tool in hand."""
+        if self.tools.kind is None:
+            return
+        if self.compared is not None:
+            self.say("Measure with one run in view (v)", bad=True)
+            return
+        spot = self.pick(x, y)
+        if spot is None:
+            self.say("There is no surface here", bad=True)
+            return
+        self.place(spot)
+
+    def click_frame(self, u: float, v: float) -> None:
+        """A click in the video frame at pixel (u, v): the place in the scene, as a point or spot."""
+        spot = self.scope.spot_at(u, v)
+        if spot is None:
+            self.say("This pixel sees no surface", bad=True)
+            return
+        if self.tools.kind is None:
+            self.tools.choose("point")
+        self.place(spot, frame=self.scope.frame_index)
+
+    def place(self, spot: Spot, text: str = "", frame: int | None = None) -> Taken | None:
+        """Give a spot to the tool in hand and say what came of it."""
+        try:
+            done = self.tools.place(spot, text, frame)
+        except EndoreconError as error:
+            self.layers.refresh("measurements")
+            self.say(str(error), bad=True)
+            return None
+        self.set_cursor(np.array(spot.xyz), quiet=True)
+        self._measured(done)
+        return done
+
+    def _measured(self, done: Taken | None) -> None:
+        self.layers.refresh("measurements")
+        if done is None:
+            self.say(f"{len(self.tools.pending)} picked")
+            return
+        words = f"{done.name}: {self.tools.value_text(done)}"
+        along = self.tools.along_text(done)
+        words += f" · along {along}" if along else ""
+        words += " · on weak surface" if done.weak else ""
+        words += f" · {done.text}" if done.kind == "area" and done.text else ""
+        self.say(f"{words} · {self.case.state}")
+
+    def use(self, kind: Kind | None) -> None:
+        """Take up a tool, None lays it down."""
+        if kind is not None and self.mesh is None:
+            self.say("There is no surface to measure on yet", bad=True)
+            return
+        hint = self.tools.choose(kind)
+        self.overlay.write("tool", f" {hint} " if hint else "")
+        self.layers.refresh("measurements")
+        self.say(hint)
+
+    def close_outline(self) -> None:
+        """Close the ostium outline."""
+        try:
+            done = self.tools.close()
+        except EndoreconError as error:
+            self.say(str(error), bad=True)
+            return
+        if done is None:
+            self.say("An outline needs at least three points", bad=True)
+            return
+        self._measured(done)
+
+    def undo(self) -> None:
+        """One step back."""
+        words = "Undone" if self.tools.undo() else "Nothing to undo"
+        self.layers.refresh("measurements")
+        self.say(words)
+
+    # -- the cursor of the slices -----------------------------------------------------------------
+
+    def point_cursor(self, x: float, y: float) -> None:
+        """The slices jump to the surface under the mouse."""
+        spot = self.pick(x, y)
+        if spot is not None:
+            self.set_cursor(np.array(spot.xyz))
+
+    def set_cursor(self, p: Array, quiet: bool = False) -> None:
+        """Move the slices to a point of the display space."""
+        self.cursor = np.asarray(p, float)
+        if self.layers.all["CT slices"].visible:
+            self.layers.refresh("CT slices")
+        if not quiet:
+            self.changed()
+
+    def slice_picture(self, name: str, size: int = 300) -> Array | None:
+        """A CT slice at the cursor as RGB, None without a (registered) CT."""
+        if self._ct_path is None or self.layers.all["CT slices"].why_not:
+            return None
+        volume = self._open_ct().volume if self.ct is None else self.ct.volume
+        if volume is None:
+            return None
+        low, high = bounds(volume)
+        return picture(volume, name, np.clip(self.cursor, low, high), self.window, size)
+
+    def set_window(self, window: str) -> None:
+        """Choose the CT window preset."""
+        self.window = window
+        for name in ("CT slices", "CT volume"):
+            if self.layers.all[name].built:
+                self.layers.refresh(name)
+        self.changed()
+
+    # -- files -----------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path:
+        """Where the viewer writes when no other place is named."""
+        return self.case.run.path / "viewer"
+
+    def save(self, path: Path | None = None) -> Path | None:
+        """Write the measurements as .mrk.json."""
+        return self._write(path, "measurements.mrk.json", lambda f: markups.save(
+            f, self.tools.taken, self.case))  # fmt: skip
+
+    def load(self, path: Path | None = None) -> None:
+        """Read measurements from .mrk.json and measure them anew on this surface."""
+        if self.mesh is None:
+            self.say("There is no surface to measure on yet", bad=True)
+            return
+        file = path or self.folder / "measurements.mrk.json"
+        try:
+            taken, left_out = markups.load(file, self.case, self.mesh)
+        except EndoreconError as error:
+            self.say(str(error), bad=True)
+            return
+        self.tools.adopt(taken)
+        self.layers.refresh("measurements")
+        self.say(f"{len(taken)} measurements loaded" + "".join(f" · {w}" for w in left_out[:2]),
+                 bad=bool(left_out))  # fmt: skip
+
+    def export_csv(self, path: Path | None = None) -> Path | None:
+        """Write the table of measurements."""
+        from endorecon.io import atomic
+
+        text = self.tools.csv().encode()
+        return self._write(path, "measurements.csv", lambda f: atomic.write_bytes(f, text))
+
+    def screenshot(self, path: Path | None = None) -> Path | None:
+        """Write the view as PNG."""
+        from .headless import write_picture
+
+        return self._write(path, "view.png", lambda f: write_picture(self, f))
+
+    def _write(self, path: Path | None, name: str, write: Callable[[Path], None]) -> Path | None:
+        file = path or self.folder / name
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write(file)
+        except (EndoreconError, OSError) as error:
+            self.say(f"Could not be written ({error})", bad=True)
+            return None
+        self.say(f"Written: {file}")
+        return file
+
+    # -- another run or round ---------------------------------------------------------------------
+
+    def show_round(self, round_: int | None) -> None:
+        """Show one round's preview in place of the surface (None: the surface again)."""
+        try:
+            case = open_case(self.case.run.path, round_, waiting=True)
+        except EndoreconError as error:
+            self.say(error.what, bad=True)
+            return
+        self._take_case(case)
+        self.say(f"Shown: {case.source}")
+
+    def compare(self, other: Case | None) -> None:
+        """Put another run or round beside this one (None: one view again)."""
+        from .compare import set_beside
+
+        set_beside(self, other)
