@@ -247,8 +247,8 @@ class EvaluateConfig:
     """Iso-value of the CT surface; -400 is air to tissue, about 250 is bone."""
     margin_mm: float = 1.0
     """TOST equivalence margin of the summary; 0.625 and 0.5 mm are tested beside it."""
-    roi_margin_mm: float = 25.0
-    """The CT surface is taken this far round the CT landmarks; 0 takes all of it."""
+    roi_margin_mm: float = 12.0
+    """The CT surface is taken this far round the reconstruction; 0 takes all of it."""
     min_island: float = 0.002
     """CT surface parts smaller than this share of the largest are removed."""
     landmark_distance_mm: float = 3.0

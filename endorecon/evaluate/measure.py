@@ -9,6 +9,7 @@ Surface nouns in LPS mm; a measure over guessed surface is refused, never return
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def value(kind: str, points: Array, surface: Surface | None = None) -> float:
     if surface is None:
         return float("nan")
     if kind == "geodesic":
-        legs = [geodesic(surface, a, b) for a, b in zip(points[:-1], points[1:])]
+        legs = [geodesic(surface, a, b) for a, b in itertools.pairwise(points)]
         return float(sum(np.linalg.norm(np.diff(leg, axis=0), axis=1).sum() for leg in legs))
     if kind == "cross-section_mm2":
         return cross_section(surface, points[0], points[1] - points[0])

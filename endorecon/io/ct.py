@@ -74,7 +74,7 @@ def read_ct(path: Path, series: str | None = None) -> CtVolume:
         else:
             raise InputRefused(
                 "This is no CT that I can read",
-                f"give a DICOM folder, {', '.join(_VOLUMES)}, or a mesh ({', '.join(MESH_FORMATS)})",
+                f"give a DICOM folder, {', '.join(_VOLUMES)}, or a {', '.join(MESH_FORMATS)} mesh",
                 path,
             )
     except RuntimeError as error:  # SimpleITK's only exception; its text may name files and tags
