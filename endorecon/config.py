@@ -79,6 +79,10 @@ class FieldConfig:
     """Steps of each later round."""
     learning_rate: float = 1e-2
     """Adam's rate for the grid; the nets take a fifth of it. Decays over the run."""
+    open_first: int = 48
+    """Levels of up to this many cells learn from the start of round 0; finer ones open later ..."""
+    open_until: float = 1.0
+    """... the last at this share of round 0: too early, and they learn sparse points by heart."""
     rate_last: float = 0.1
     """The learning rate falls to this share of its start within each fit."""
     rate_later: float = 0.3

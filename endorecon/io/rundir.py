@@ -151,6 +151,15 @@ class RunDir:
         folder = self.path / "rounds" / f"{round_:02d}" / "depth"
         return [read_depth(f) for f in sorted(folder.glob("*.npz"))]
 
+    def load_round_metrics(self, round_: int) -> dict[str, Any]:
+        """metrics.json of a finished round; {} when it cannot be read."""
+        file = self.path / "rounds" / f"{round_:02d}" / "metrics.json"
+        try:
+            found = json.loads(file.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def load_round(self, round_: int) -> tuple[dict[str, Array], list[DepthMap], dict[str, Any]]:
         """State, depth maps and metrics of a round; InputRefused when a hash does not match."""
         from safetensors.numpy import load

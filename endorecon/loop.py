@@ -1,0 +1,298 @@
+"""The loop: Field -> StereoPair -> Disparity -> DepthMap -> real frames -> Field, until still.
+
+`rounds` is a generator of small frozen events; closing it cancels the run. A round folder is the
+checkpoint: it holds the field *before* the depths of the round were fed back, so that resume and an
+undisturbed run do the same arithmetic. Round 0 is the coarse field with sparse SfM depths.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endorecon import refine
+from endorecon.config import Config
+from endorecon.errors import InputRefused
+from endorecon.field import open_field
+from endorecon.field.batches import training_camera
+from endorecon.field.fit import DenseTargets, StepDone, fit_field
+from endorecon.io.rundir import RunDir
+from endorecon.refine.rounds import Maps, level_widths
+from endorecon.refine.score import photo_score
+from endorecon.scene import Camera, DepthMap, Views
+from endorecon.stereo import open_matcher
+from endorecon.stereo.round import agrees_with_field, measure_views, read_field
+
+Array = NDArray[Any]
+Status = Literal["converged", "stopped", "diverged"]
+
+
+@dataclass(frozen=True)
+class RoundStarted:
+    """Round `round` begins; the field is trained for `steps` steps first."""
+
+    round: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class ViewsMeasured:
+    """So many views of a round are read in stereo, or refined."""
+
+    round: int
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class RoundFinished:
+    """change: median relative change of depth since the last round (None in round 0)."""
+
+    round: int
+    change: float | None
+    held_out_ncc: float  # in real frames that took no part
+    trusted: float  # share of the content area with trust >= 0.5
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A degradation the reader of the report must know."""
+
+    sentence: str
+
+
+@dataclass(frozen=True)
+class RoundsFinished:
+    """Why it ended, and which round is the result."""
+
+    status: Status
+    best: int
+    why: str
+
+
+Event = RoundStarted | StepDone | ViewsMeasured | RoundFinished | Warned | RoundsFinished
+
+
+def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) -> Iterator[Event]:
+    """Run rounds until the depth maps stop moving; each is saved in `run` as it ends."""
+    bench = Bench(views, config)
+    field = open_field(config.field, views, seed, device)
+    history = yield from _resume(run, field)
+    depths = bench.maps(run.round_depths(history[-1]["round"])) if history else None
+    while (verdict := judge(history, config)) is None:
+        k = len(history)
+        begun = time.monotonic()
+        steps = config.field.steps_first if k == 0 else config.field.steps_round
+        if k == 1:
+            steps = 0  # the first pair is read in the field as round 0 left it
+        yield RoundStarted(k, steps)
+        targets = None if depths is None or k == 1 else bench.targets(depths)
+        if steps:
+            yield from fit_field(field, views, targets, config.field, steps)
+        if k == 0:
+            fresh, agreement = (yield from bench.coarse(field)), 1.0
+        else:
+            fresh, agreement = yield from bench.measure(field, k)
+        change = None if depths is None else median_change(depths.z, fresh.z)
+        score = bench.held_out(fresh)
+        trusted = float((fresh.trust >= 0.5)[bench.content].mean())
+        metrics = {
+            "round": k,
+            "change": change,
+            "held_out_ncc": score,
+            "trusted": trusted,
+            "stereo_agreement": agreement,
+            "kernels": field.kernels,
+        }
+        history.append(metrics)
+        run.save_round(k, field.state(), bench.depth_maps(fresh), metrics)
+        if k > 1:
+            run.forget_field(k - 2)
+        depths = fresh
+        yield RoundFinished(k, change, score, trusted, time.monotonic() - begun)
+    yield verdict
+
+
+def judge(history: list[dict[str, Any]], config: Config) -> RoundsFinished | None:
+    """Go on (None), or why to stop and which round is best. A pure function of the metrics."""
+    if not history:
+        return None
+    last = history[-1]
+    k = int(last["round"])
+    scores = [float(m["held_out_ncc"]) for m in history]
+    best = int(np.argmax(scores))
+    if config.stereo.enabled and k > 0 and last["stereo_agreement"] < config.loop.min_agreement:
+        share = 100 * last["stereo_agreement"]
+        why = f"the stereo matcher agrees with the field on {share:.0f} % of the pixels only"
+        return RoundsFinished("diverged", max(0, int(np.argmax(scores[:-1]))), why)
+    if k == 0:
+        return None if config.loop.max_rounds > 0 else RoundsFinished("stopped", 0, "round limit")
+    change = float(last["change"])
+    previous = history[-2]["change"]
+    grew = previous is not None and change > max(2 * previous, config.loop.diverging)
+    if grew or scores[-1] < max(scores) - config.loop.score_drop:
+        why = f"round {k} moved the depths by {100 * change:.1f} % and fits held-out frames worse"
+        return RoundsFinished("diverged", best, why)
+    if k >= 2 and change < config.loop.tolerance:
+        return RoundsFinished("converged", k, f"the depths moved by {100 * change:.2f} % only")
+    if k >= 3 and scores[-1] < max(scores[:-1]) - 0.002:
+        return RoundsFinished("stopped", best, "held-out real frames show no further gain")
+    if k >= config.loop.max_rounds:
+        return RoundsFinished("stopped", k, f"the limit of {k} rounds is reached")
+    return None
+
+
+def median_change(before: Array, after: Array) -> float:
+    """Median of |after / before - 1| over pixels known in both; 1 when there are none."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.abs(after / before - 1)
+    ratio = ratio[np.isfinite(ratio)]
+    return float(np.median(ratio)) if ratio.size else 1.0
+
+
+def _resume(run: RunDir, field: Any) -> Generator[Event, None, list[dict[str, Any]]]:
+    """Metrics of the finished rounds; the field goes on from the last. Damaged rounds fall."""
+    history: list[dict[str, Any]] = []
+    for k in run.rounds():
+        if k != len(history):
+            run.forget_round(k)
+            break
+        try:
+            _, _, metrics = run.load_round(k)
+        except InputRefused as error:
+            run.forget_round(k)
+            yield Warned(f"{error.what}; it is computed again")
+            break
+        history.append(metrics)
+    while history:
+        k = len(history) - 1
+        try:
+            state, _, _ = run.load_round(k)
+            field.load(state)
+            break
+        except InputRefused:
+            run.forget_round(k)
+            history.pop()
+    return history
+
+
+class Bench:
+    """What all rounds share: photos at each level, neighbours, cameras, held-out frames."""
+
+    def __init__(self, views: Views, config: Config) -> None:
+        self.views, self.config = views, config
+        widths = level_widths(views.camera, config.refine)
+        self.levels = [refine.prepare(views, w) for w in widths]
+        count = config.refine.neighbours
+        ranked = refine.choose_neighbours(views, count + 2)
+        # Two of the ranked frames of every view are kept out of matching: they judge the round.
+        self.judges = [r[2:6:3] if len(r) > 4 else [] for r in ranked]
+        self.neighbours = [
+            [j for j in r if j not in held][:count]
+            for r, held in zip(ranked, self.judges, strict=True)
+        ]
+        self.camera: Camera = self.levels[-1].camera
+        train = training_camera(views.camera, config.field.width)
+        self.train = train
+        self.eye = train.scaled(min(config.stereo.supersample, views.camera.width / train.width))
+        self.content = self.levels[-1].weight > 0
+
+    def coarse(self, field: Any) -> Generator[Event, None, Maps]:
+        """Round 0: the field's own median depth."""
+        out = []
+        for i, (z, spread) in enumerate(read_field(field, self.views, self.train)):
+            out.append(_field_map(z, spread))
+            yield ViewsMeasured(0, "field", i + 1, len(self.views))
+        return self._stack(out)
+
+    def measure(self, field: Any, round_: int) -> Generator[Event, None, tuple[Maps, float]]:
+        """A later round: virtual pairs, then real frames. Returns maps and stereo agreement."""
+        config, prior, agreement = self.config, [], []
+        if config.stereo.enabled:
+            matcher = open_matcher(config.stereo)
+            measured = measure_views(
+                field, self.views, self.neighbours, self.eye, matcher, config.stereo, round_
+            )
+            for i, (depth, z, spread) in enumerate(measured):
+                agreement.append(agrees_with_field(depth, z, 0.2))
+                prior.append(_merge(depth, _field_map(z, spread)))
+                yield ViewsMeasured(round_, "stereo", i + 1, len(self.views))
+        else:
+            for i, (z, spread) in enumerate(read_field(field, self.views, self.train)):
+                prior.append(_field_map(z, spread))
+                yield ViewsMeasured(round_, "field", i + 1, len(self.views))
+        maps = self._stack(prior)
+        share = float(np.mean(agreement)) if agreement else 1.0
+        if not config.refine.enabled:
+            return maps, share
+        if round_ == 1:
+            bands = [config.refine.band, config.refine.band / 3][-len(self.levels) :]
+            levels = self.levels
+        else:
+            bands, levels = [config.refine.band / 3], self.levels[-1:]
+        yield ViewsMeasured(round_, "real frames", 0, len(self.views))
+        out = refine.refine_depths(levels, self.neighbours, maps, bands, config.refine)
+        yield ViewsMeasured(round_, "real frames", len(self.views), len(self.views))
+        return out, share
+
+    def _stack(self, parts: list[tuple[Array, Array, Array]]) -> Maps:
+        z, sigma, trust = (np.stack(a).astype(np.float32) for a in zip(*parts, strict=True))
+        maps = Maps(z, sigma, trust).resized(self.camera.width, self.camera.height)
+        z = np.where(self.content, maps.z, np.nan).astype(np.float32)
+        return Maps(z, maps.sigma, maps.trust)
+
+    def targets(self, maps: Maps) -> DenseTargets:
+        """Depths of a round at the training size, for the field."""
+        small = maps.resized(self.train.width, self.train.height)
+        z = np.where(small.trust > 0, small.z, np.nan).astype(np.float32)
+        return DenseTargets(z, small.trust, np.nan_to_num(small.sigma, nan=1.0))
+
+    def held_out(self, maps: Maps) -> float:
+        """Mean NCC of up to 12 views against real frames that took no part in their matching."""
+        photos = self.levels[0]
+        small = maps.resized(photos.camera.width, photos.camera.height)
+        chosen = np.unique(np.linspace(0, len(self.views) - 1, 12).astype(int))
+        pairs = [(int(i), j) for i in chosen for j in self.judges[i]]
+        return photo_score(photos, pairs, small.z, self.config.refine)
+
+    def depth_maps(self, maps: Maps) -> list[DepthMap]:
+        """The maps as nouns."""
+        return [
+            DepthMap(
+                maps.z[i], maps.sigma[i], maps.trust[i], self.camera.K,
+                self.views.world_from_camera[i], int(self.views.frame_index[i]),
+            )
+            for i in range(len(self.views))
+        ]  # fmt: skip
+
+    def maps(self, depths: list[DepthMap]) -> Maps:
+        """The nouns as maps."""
+        parts = [(d.z, d.sigma, d.trust) for d in depths]
+        return Maps(*(np.stack(a) for a in zip(*parts, strict=True)))
+
+
+def _field_map(z: Array, spread: Array) -> tuple[Array, Array, Array]:
+    """The field's own depth: sigma from the fog along the ray, never below 1 %; middling trust."""
+    with np.errstate(invalid="ignore"):
+        sigma = np.maximum(0.3 * spread, 0.01 * z)
+    return z, sigma, np.where(np.isfinite(z), 0.3, 0.0)
+
+
+def _merge(stereo: DepthMap, own: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    """Stereo where it answers and does not contradict the field by a quarter, else the field."""
+    z, sigma, trust = own
+    with np.errstate(invalid="ignore"):
+        use = np.isfinite(stereo.z) & ~(np.abs(stereo.z - z) > 0.25 * z)
+        use &= stereo.sigma < 0.05 * stereo.z
+    return (
+        np.where(use, stereo.z, z),
+        np.where(use, stereo.sigma, sigma),
+        np.where(use, 0.4 + 0.4 * stereo.trust, trust),
+    )
