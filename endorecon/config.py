@@ -311,9 +311,9 @@ class PhantomConfig:
     """The fibres' lobe: cosine to this power."""
     light_power: float = 100.0
     """Radiant intensity, arbitrary: the exposure takes it up."""
-    wetness: float = 1.3
+    wetness: float = 1.0
     """Strength of the mirror-like film."""
-    gloss_roughness: float = 0.33
+    gloss_roughness: float = 0.30
     """Roughness of the film (alpha = its square)."""
     translucency: float = 0.16
     """How far red light leaks round a shadow's edge; green and blue leak less."""
@@ -353,7 +353,7 @@ class PhantomConfig:
     """Mean speed of advancing and retracting."""
     tremor: float = 1.0
     """Factor on the hand's tremor."""
-    clearance_mm: float = 2.5
+    clearance_mm: float = 4.0
     """The tip stays this far from the wall."""
 
 

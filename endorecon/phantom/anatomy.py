@@ -123,12 +123,12 @@ def make_anatomy(
 
 
 def _unevenness(rng: np.random.Generator, roughness: float) -> Distance:
-    """Smooth displacement of the wall in mm: swellings of 5-14 mm, dimples of 1.5-4 mm."""
-    large = make_tile(rng, 48, 0.9, (6.0, 14.0), 0.5)
-    small = make_tile(rng, 48, 0.35, (1.6, 4.0), 0.8)
+    """Smooth displacement of the wall in mm: swellings of 7-15 mm, dimples of 2-5 mm."""
+    large = make_tile(rng, 48, 0.9, (7.0, 15.0), 0.5)
+    small = make_tile(rng, 48, 0.35, (2.2, 5.0), 0.8)
 
     def displacement(p: Array) -> Array:
-        return roughness * (0.42 * large.sample(p, 3) + 0.09 * small.sample(p, 3))
+        return roughness * (0.42 * large.sample(p, 3) + 0.055 * small.sample(p, 3))
 
     return displacement
 
@@ -199,14 +199,14 @@ def _sinus(rng: np.random.Generator, asymmetry: float, roughness: float) -> _Dra
         m = p["middle_turbinate_x"]
         blade = -inside_box(
             q,
-            np.array([m - 0.04 * 0, face - length * 0.62, 36.0]),
-            np.array([1.1, length * 0.34, 13.5]),
-            1.0,
+            np.array([m, face - length * 0.62, 36.0]),
+            np.array([2.1, length * 0.34, 13.5]),
+            2.0,
         )
         rim = -inside_capsule(
-            q, (m, face - length * 0.93, 23.5), (m - 0.6, face - length * 0.33, 22.5), 1.9
+            q, (m, face - length * 0.93, 24.5), (m - 0.6, face - length * 0.33, 23.0), 2.7
         )
-        d = smooth_min(d, smooth_min(blade, rim, 2.5), 1.5)
+        d = smooth_min(d, smooth_min(blade, rim, 4.0), 1.5)
         spur = -inside_ellipsoid(q, np.array([0.0, spur_y, 5.5]), np.array([1.0 + p["spur_height"], 9.0, 2.2]))  # fmt: skip
         d = smooth_min(d, spur, 1.5)
         antrum = inside_ellipsoid(q, maxillary, np.array([12.0, 14.0, 13.0]))

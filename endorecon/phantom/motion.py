@@ -34,15 +34,23 @@ def wander(rng: np.random.Generator, t: Array, period_s: float, channels: int) -
     return out / 1.2
 
 
-def progress(rng: np.random.Generator, t: Array) -> Array:
-    """Insertion along the route in [0, 1]: in, a pause, half out, in again, back a little."""
-    total = t[-1] if t[-1] > 0 else 1.0
-    keys = np.array([0.0, 0.36, 0.44, 0.62, 0.86, 1.0])
-    level = np.array([0.05, 0.72, 0.74, 0.42, 1.0, 0.84])
-    level[1:] += rng.uniform(-0.05, 0.05, 5)
+def progress(rng: np.random.Generator, t: Array, length_mm: float, speed_mm_s: float) -> Array:
+    """Insertion along the route in [0, 1]: in, a pause, half out, in again deeper, out a little.
+
+    A short clip shows the beginning of that, a long one repeats it.
+    """
     from scipy.interpolate import PchipInterpolator
 
-    return np.clip(PchipInterpolator(keys, np.clip(level, 0, 1))(t / total), 0.0, 1.0)
+    levels = [0.04, 0.74, 0.76, 0.45, 0.98, 1.0, 0.62]
+    keys, values = [0.0], [levels[0] + rng.uniform(0.0, 0.05)]
+    k = 0
+    while keys[-1] <= t[-1] or len(keys) < 4:
+        k += 1
+        level = levels[1 + (k - 1) % 6] + rng.uniform(-0.05, 0.05)
+        pause = 0.6 if k % 3 == 2 else 0.25
+        keys.append(keys[-1] + pause + abs(level - values[-1]) * length_mm / speed_mm_s)
+        values.append(float(np.clip(level, 0.0, 1.0)))
+    return np.clip(PchipInterpolator(keys, values)(t), 0.0, 1.0)
 
 
 def make_path(
@@ -68,7 +76,7 @@ def make_path(
     grid = np.arange(times[0], times[-1] + 1 / 30, 1 / 60)
     if len(grid) < 4:
         grid = np.linspace(times[0], times[0] + 0.1, 7)
-    s = progress(rng, grid)
+    s = progress(rng, grid, float(s_way[-1]), config.speed_mm_s)
     tip, along = line(s), line(s, 1)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     right = np.cross(along, route.up)

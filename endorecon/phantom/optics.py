@@ -203,6 +203,8 @@ def shade(
         # Light leaks round the edge of shadow through tissue, red most of all.
         wrap = config.translucency * np.array([1.0, 0.45, 0.3], np.float32)
         diffuse = np.maximum(nl[:, None] + wrap, 0.0) / (1.0 + wrap)
+        # Light that has bounced off tissue nearby: no direction, and redder for each bounce.
+        diffuse = diffuse + config.bounce * 2.0 * albedo
         out += albedo * diffuse * (power / np.pi)[:, None]
         h = to + view
         h /= np.linalg.norm(h, axis=1, keepdims=True)
@@ -244,11 +246,8 @@ def render(
         view = -d / np.linalg.norm(d, axis=1, keepdims=True)
         lights = fibres(config) @ pose[:3, :3].T + pose[:3, 3]
         albedo = stage.mucosa.albedo(points, corners)
-        glossy = stage.mucosa.tilt(points, n)
+        glossy = stage.mucosa.tilt(points, n, t[:, 0] / camera.fx)
         colour = shade(points, n, glossy, albedo, view, lights, pose[:3, 2], config)
-        # Light that has bounced: the wall lights itself in proportion to its mean colour.
-        mean = colour.mean(0) if len(colour) else np.zeros(3)
-        colour += config.bounce * albedo * mean
         total[ok] += colour
     image = np.zeros((camera.height * camera.width, 3), np.float32)
     image[pixels] = total / len(poses)

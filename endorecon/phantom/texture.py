@@ -54,8 +54,8 @@ class Mucosa:
     palette: dict[str, tuple[float, float, float]]
     patches: Tile  # 5-20 mm: pale and inflamed areas
     mottle: Tile  # 1-6 mm
-    grain: Tile  # 0.15-1.2 mm
-    bumps: Tile  # 0.3-1.5 mm: relief for normals and highlights
+    grain: Tile  # 0.2-1.6 mm
+    bumps: Tile  # 0.5-2.6 mm: relief for normals and highlights
     vessels: Vessels
     contrast: float
     vessel_strength: float
@@ -74,8 +74,8 @@ class Mucosa:
         rgb += red * (p["red"] - rgb)
         # Capillaries: the zero crossings of the mottle, where they are not too steep.
         line = np.exp(-((mottle / 0.10) ** 2)) * _smoothstep(-0.2, 1.2, grain - 0.6 * patch)
-        rgb *= np.exp(c * (0.085 * grain + 0.06 * mottle))[:, None]
-        stain = np.clip(self._vessel_stain(points, corners) + 0.35 * c * line, 0.0, 0.92)
+        rgb *= np.exp(c * (0.085 * grain + 0.10 * mottle))[:, None]
+        stain = np.clip(self._vessel_stain(points, corners) + 0.22 * c * line, 0.0, 0.92)
         rgb += (self.vessel_strength * stain)[:, None] * (p["blood"] - rgb) * 0.8
         return np.clip(rgb, 0.01, 0.95)
 
@@ -102,11 +102,15 @@ class Mucosa:
         out[hit] = best
         return out
 
-    def tilt(self, points: Array, normals: Array) -> Array:
-        """Unit normals (n, 3) with the micro-relief of wet mucosa."""
+    def tilt(self, points: Array, normals: Array, footprint: Array) -> Array:
+        """Unit normals (n, 3) with the micro-relief of wet mucosa.
+
+        footprint (n,): mm a pixel; relief finer than that fades, else it would sparkle.
+        """
         g = self.bumps.slopes(points)
         g -= np.einsum("ij,ij->i", g, normals)[:, None] * normals
-        n = normals - self.relief * g
+        fade = self.relief / (1.0 + (footprint / 0.09) ** 2)
+        n = normals - fade[:, None] * g
         return n / np.linalg.norm(n, axis=1, keepdims=True)
 
 
@@ -128,18 +132,18 @@ def make_mucosa(
     return Mucosa(
         palette=PALETTES[family],
         patches=make_tile(rng, 64, 1.2, (5.0, 22.0), 0.5),
-        mottle=make_tile(rng, 96, 0.22, (0.9, 6.0), 0.3),
-        grain=make_tile(rng, 96, 0.045, (0.16, 1.2), 0.35),
-        bumps=make_tile(rng, 96, 0.08, (0.35, 1.6), 0.6),
+        mottle=make_tile(rng, 96, 0.22, (1.0, 6.0), 0.6),
+        grain=make_tile(rng, 96, 0.055, (0.3, 1.8), 0.8),
+        bumps=make_tile(rng, 96, 0.12, (0.55, 2.6), 0.5),
         vessels=grow_vessels(rng, mesh, distance, *_VESSEL_HABIT[family]),
         contrast=contrast,
         vessel_strength=vessel_strength,
-        relief=0.035 * relief,
+        relief=0.055 * relief,
     )
 
 
 # (area of wall in mm2 a root, half width of a root in mm, mean length of an arm in mm, wander)
-_VESSEL_HABIT = {"sinus": (45.0, 0.20, 7.0, 0.32), "colon": (160.0, 0.30, 16.0, 0.17)}
+_VESSEL_HABIT = {"sinus": (26.0, 0.15, 5.0, 0.14), "colon": (150.0, 0.28, 14.0, 0.10)}
 
 
 def grow_vessels(
@@ -161,7 +165,7 @@ def grow_vessels(
     at = v[f[rng.choice(len(f), roots, p=face_area / face_area.sum()), 0]]
     heading = rng.standard_normal((roots, 3))
     radius = radius_mm * rng.uniform(0.4, 1.0, roots) ** 1.5
-    turn = np.zeros(roots)
+    turn, bend = np.zeros(roots), np.zeros(roots)
     segments: list[tuple[Array, Array, Array]] = []
     for _ in range(90):
         if len(at) == 0:
@@ -170,8 +174,9 @@ def grow_vessels(
         n /= np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-9)
         heading -= np.einsum("ij,ij->i", heading, n)[:, None] * n
         heading /= np.maximum(np.linalg.norm(heading, axis=1, keepdims=True), 1e-9)
-        # Curvature itself wanders: tortuous, but never a zigzag.
-        turn = 0.75 * turn + wander * rng.standard_normal(len(at))
+        # Curvature itself wanders and comes back: tortuous, but neither zigzag nor circle.
+        turn = 0.7 * turn + wander * rng.standard_normal(len(at)) - 0.07 * bend
+        bend = bend + turn
         heading = heading * np.cos(turn)[:, None] + np.cross(n, heading) * np.sin(turn)[:, None]
         nxt = project(distance, at + step * heading, steps=2)
         segments.append((at, nxt, radius))
@@ -185,8 +190,10 @@ def grow_vessels(
         heading = np.concatenate([nxt - segments[-1][0], side[branch]])
         radius = np.concatenate([radius, child_radius[branch]])
         turn = np.concatenate([turn, 0 * turn[branch]])
+        bend = np.concatenate([bend, 0 * bend[branch]])
         alive = (radius > 0.035) & (rng.random(len(at)) > 0.012)
-        at, heading, radius, turn = at[alive], heading[alive], radius[alive], turn[alive]
+        at, heading, radius = at[alive], heading[alive], radius[alive]
+        turn, bend = turn[alive], bend[alive]
     a = np.concatenate([s[0] for s in segments]).astype(np.float32)
     b = np.concatenate([s[1] for s in segments]).astype(np.float32)
     r = np.concatenate([s[2] for s in segments]).astype(np.float32)
