@@ -33,26 +33,27 @@ static inline void transpose_all(const float *w, Transposed &t) {
 }
 
 // Features of `n` samples from the level-major pairs (levels, stride, 2) into rows.
-static inline void gather_features(const float *pairs, int levels, int64_t stride, int64_t at,
-                                   int n, Block &b) {
+static inline void gather_features(const float *pairs, const Levels &levels, int64_t stride,
+                                   int64_t at, int n, Block &b) {
     float *rows = (float *)b.feature;
-    for (int l = 0; l < levels; ++l) {
-        const float *p = pairs + 2 * (l * stride + at);
-        for (int i = 0; i < n; ++i) rows[(2 * l) * NB + i] = p[2 * i];
-        for (int i = 0; i < n; ++i) rows[(2 * l + 1) * NB + i] = p[2 * i + 1];
-        for (int i = n; i < NB; ++i) rows[(2 * l) * NB + i] = rows[(2 * l + 1) * NB + i] = 0.0f;
+    memset(rows, 0, sizeof b.feature);
+    for (int l = 0; l < levels.count; ++l) {
+        const float *p = pairs + 2 * (l * stride + at), scale = levels.scale[l];
+        if (scale == 0.0f) continue;
+        for (int i = 0; i < n; ++i) rows[(2 * l) * NB + i] = scale * p[2 * i];
+        for (int i = 0; i < n; ++i) rows[(2 * l + 1) * NB + i] = scale * p[2 * i + 1];
     }
-    for (int l = 2 * levels; l < IN; ++l) memset(rows + l * NB, 0, NB * 4);
 }
 
-static inline void scatter_features(const Block &b, int levels, int64_t stride, int64_t at, int n,
-                                    float *pairs) {
+static inline void scatter_features(const Block &b, const Levels &levels, int64_t stride,
+                                    int64_t at, int n, float *pairs) {
     const float *rows = (const float *)b.g_feature;
-    for (int l = 0; l < levels; ++l) {
-        float *p = pairs + 2 * (l * stride + at);
+    for (int l = 0; l < levels.count; ++l) {
+        float *p = pairs + 2 * (l * stride + at), scale = levels.scale[l];
+        if (scale == 0.0f) continue;
         for (int i = 0; i < n; ++i) {
-            p[2 * i] = rows[(2 * l) * NB + i];
-            p[2 * i + 1] = rows[(2 * l + 1) * NB + i];
+            p[2 * i] = scale * rows[(2 * l) * NB + i];
+            p[2 * i + 1] = scale * rows[(2 * l + 1) * NB + i];
         }
     }
 }
@@ -205,21 +206,29 @@ static inline void ray_loss(const Model *m, const Batch *batch, int ray, int at,
     }
 }
 
-// From g_rgb and g_log_sigma to g_feature, and the weights' gradient into gw (WEIGHTS).
-static inline void backward(const Transposed &t, Block &b, float *gw) {
-    outer<RGB, HID>(b.g_rgb, b.c2, gw + A3);
+// From g_rgb and g_log_sigma to g_feature, and the weights' gradient into gw (WEIGHTS, in tiles).
+static inline void backward(const Transposed &t, Block &b, vf *gw) {
+    outer<RGB, HID>(b.g_rgb, b.c2, gw + A3 / VW);
     multiply<HID, RGB>(t.a3, b.g_rgb, b.g2);
     relu_back(b.g2, b.c2, HID);
-    outer<HID, HID>(b.g2, b.c1, gw + A2);
+    outer<HID, HID>(b.g2, b.c1, gw + A2 / VW);
     multiply<HID, HID>(t.a2, b.g2, b.g1);
     relu_back(b.g1, b.c1, HID);
-    outer<HID, IN>(b.g1, b.input, gw + A1);
+    outer<HID, IN>(b.g1, b.input, gw + A1 / VW);
     multiply<IN, HID>(t.a1, b.g1, b.g_in);
     memcpy(b.g_out, b.g_log_sigma, NB * 4);
     memcpy(b.g_out + NV, b.g_in, 15 * NB * 4);
-    outer<OUT, HID>(b.g_out, b.hidden, gw + W2);
+    outer<OUT, HID>(b.g_out, b.hidden, gw + W2 / VW);
     multiply<HID, OUT>(t.w2, b.g_out, b.g_hidden);
     relu_back(b.g_hidden, b.hidden, HID);
-    outer<HID, IN>(b.g_hidden, b.feature, gw + W1);
+    outer<HID, IN>(b.g_hidden, b.feature, gw + W1 / VW);
     multiply<IN, HID>(t.w1, b.g_hidden, b.g_feature);
+}
+
+static inline void untile_all(const vf *tiles, float *gw) {
+    untile(tiles + W1 / VW, HID, IN, gw + W1);
+    untile(tiles + W2 / VW, OUT, HID, gw + W2);
+    untile(tiles + A1 / VW, HID, IN, gw + A1);
+    untile(tiles + A2 / VW, HID, HID, gw + A2);
+    untile(tiles + A3 / VW, RGB, HID, gw + A3);
 }

@@ -56,31 +56,56 @@ const float *table_of(const Model *m, int level) {
 void encode_all(const Model *m, const float *x, int64_t n8, float *features) {
     const int64_t piece = 8192, pieces = (n8 + piece - 1) / piece;
 #pragma omp parallel
-    for (int l = 0; l < m->levels.count; ++l)
+    for (int l = 0; l < m->levels.count; ++l) {
+        if (m->levels.scale[l] == 0.0f) continue;
 #pragma omp for schedule(static) nowait
         for (int64_t p = 0; p < pieces; ++p)
             encode_level(table_of(m, l), m->levels.res[l], m->levels.dense[l], mask_of(m->levels),
                          x, x + n8, x + 2 * n8, p * piece, std::min(n8, (p + 1) * piece),
                          features + 2 * l * n8);
+    }
 }
 
-// Adam on one array. `pairs`: a pair whose gradient is exactly zero is left alone, moments and all.
+// Adam on one array; the gradient is cleared. `pairs`: a pair whose gradient is exactly zero is left
+// alone, moments and all.
 void adam(float *p, float *g, float *mo, float *ve, int64_t n, float rate, const Adam &a,
           bool pairs, float decay) {
-    for (int64_t i = 0; i < n; i += 2) {
-        if (pairs && g[i] == 0.0f && g[i + 1] == 0.0f) continue;
-        for (int64_t j = i; j < std::min(i + 2, n); ++j) {
-            const float grad = g[j] + decay * p[j];
-            mo[j] = a.beta1 * mo[j] + (1 - a.beta1) * grad;
-            ve[j] = a.beta2 * ve[j] + (1 - a.beta2) * grad * grad;
-            p[j] -= rate * (mo[j] * a.correct1) / (std::sqrt(ve[j] * a.correct2) + a.eps);
-            g[j] = 0.0f;
+    vi swap;
+    for (int i = 0; i < VW; ++i) swap[i] = i ^ 1;
+    for (int64_t i = 0; i < n; i += VW) {
+        const size_t bytes = 4 * std::min<int64_t>(VW, n - i);
+        vf grad = {}, m = {}, v = {}, value = {};
+        memcpy(&grad, g + i, bytes);
+        vi touched = grad != 0.0f;
+        touched |= __builtin_shuffle(touched, swap);
+        if (pairs) {
+            bool any = false;
+            for (int k = 0; k < VW; ++k) any |= touched[k];
+            if (!any) continue;
+        } else {
+            touched |= -1;
         }
+        memset(g + i, 0, bytes);
+        memcpy(&m, mo + i, bytes);
+        memcpy(&v, ve + i, bytes);
+        memcpy(&value, p + i, bytes);
+        grad += decay * value;
+        const vf m1 = a.beta1 * m + (1 - a.beta1) * grad;
+        const vf v1 = a.beta2 * v + (1 - a.beta2) * grad * grad;
+        vf root = v1 * a.correct2;
+        for (int k = 0; k < VW; ++k) root[k] = __builtin_sqrtf(root[k]);
+        const vf moved = value - rate * (m1 * a.correct1) / (root + a.eps);
+        m = touched ? m1 : m;
+        v = touched ? v1 : v;
+        value = touched ? moved : value;
+        memcpy(mo + i, &m, bytes);
+        memcpy(ve + i, &v, bytes);
+        memcpy(p + i, &value, bytes);
     }
 }
 
 struct Part {
-    alignas(64) float weights[WEIGHTS];
+    vf weights[WEIGHTS / VW];  // in tiles
     double terms[TERMS];
 };
 
@@ -198,14 +223,14 @@ int32_t field_step(const Model *m, const Batch *b, const Adam *a, double *terms,
     for (int part = 0; part < PARTS; ++part) {
         Block k;
         Part &own = parts[part];
-        std::fill(own.weights, own.weights + WEIGHTS, 0.0f);
+        std::fill(own.weights, own.weights + WEIGHTS / VW, vf{});
         std::fill(own.terms, own.terms + TERMS, 0.0);
         const int first = (int)((int64_t)blocks * part / PARTS);
         const int end = (int)((int64_t)blocks * (part + 1) / PARTS);
         for (int block = first; block < end; ++block) {
             const int ray = block * per_block, rays = std::min(per_block, b->rays - ray);
             const int64_t at = (int64_t)ray * S;
-            gather_features(features, levels, n8, at, rays * S, k);
+            gather_features(features, m->levels, n8, at, rays * S, k);
             forward(m, b, ray, rays, k);
             memset(k.g_rgb, 0, sizeof k.g_rgb);
             memset(k.g_log_sigma, 0, sizeof k.g_log_sigma);
@@ -213,12 +238,12 @@ int32_t field_step(const Model *m, const Batch *b, const Adam *a, double *terms,
                 ray_loss(m, b, ray + r, r * S, share, k, own.terms, gains + ray + r,
                          powers + ray + r);
             backward(t, k, own.weights);
-            scatter_features(k, levels, n8, at, rays * S, features);
+            scatter_features(k, m->levels, n8, at, rays * S, features);
         }
     }
     std::vector<float> gw(WEIGHTS, 0.0f), gx(m->views + 1, 0.0f);
     for (const Part &part : parts) {
-        for (int i = 0; i < WEIGHTS; ++i) gw[i] += part.weights[i];
+        untile_all(part.weights, gw.data());
         for (int i = 0; i < TERMS; ++i) terms[i] += part.terms[i];
     }
     for (int r = 0; r < b->rays; ++r) {
@@ -241,7 +266,7 @@ int32_t field_step(const Model *m, const Batch *b, const Adam *a, double *terms,
 #pragma omp parallel for schedule(static)
         for (int64_t p = 0; p < n; p += piece)
             for (int l = 0; l < levels; ++l)
-                encode_back_level(table_of(m, l), m->levels.res[l], m->levels.dense[l],
+                if (m->levels.scale[l] != 0.0f) encode_back_level(table_of(m, l), m->levels.res[l], m->levels.dense[l],
                                   mask_of(m->levels), x + p, x + n8 + p, x + 2 * n8 + p,
                                   std::min(piece, n - p), features + 2 * (l * n8 + p),
                                   g_position + p, g_position + n + p, g_position + 2 * n + p);
@@ -250,6 +275,7 @@ int32_t field_step(const Model *m, const Batch *b, const Adam *a, double *terms,
     float *shared = a ? tables.get(row * levels) : nullptr;
 #pragma omp parallel for schedule(dynamic, 1)
     for (int l = 0; l < levels; ++l) {
+        if (m->levels.scale[l] == 0.0f) continue;
         float *g = a ? shared + row * l : g_table + row * l;
         const int64_t side = m->levels.res[l] + 1;
         const int64_t used = m->levels.dense[l] ? 2 * side * side * side : row;
@@ -291,7 +317,7 @@ int32_t field_render(const Model *m, const Batch *b, const float *quantiles, flo
     for (int block = 0; block < blocks; ++block) {
         Block k;
         const int ray = block * per_block, rays = std::min(per_block, b->rays - ray);
-        gather_features(features, levels, n8, (int64_t)ray * S, rays * S, k);
+        gather_features(features, m->levels, n8, (int64_t)ray * S, rays * S, k);
         forward(m, b, ray, rays, k);
         for (int r = 0; r < rays; ++r) {
             float weight[NB];
@@ -338,7 +364,7 @@ void field_density(const Model *m, int64_t n, const float *points, float *densit
 #pragma omp parallel for schedule(static)
         for (int64_t at = 0; at < many; at += NB) {
             Block k;
-            gather_features(features, m->levels.count, n8, at, NB, k);
+            gather_features(features, m->levels, n8, at, NB, k);
             density_net(m->weights, k);
             for (int i = 0; i < NV; ++i) k.tau[i] = vexp(log_density(k.out[i]));
             memcpy(density + p + at, k.tau, std::min<int64_t>(NB, many - at) * sizeof(float));
@@ -357,7 +383,10 @@ void field_encode(const Model *m, int64_t n, const float *points, float *feature
     encode_all(m, x, n8, pairs);
     for (int64_t i = 0; i < n; ++i)
         for (int l = 0; l < levels; ++l)
-            memcpy(features + (i * levels + l) * 2, pairs + 2 * (l * n8 + i), 8);
+            for (int k = 0; k < 2; ++k)
+                features[(i * levels + l) * 2 + k] =
+                    m->levels.scale[l] == 0.0f ? 0.0f
+                                               : m->levels.scale[l] * pairs[2 * (l * n8 + i) + k];
 }
 
 // The size of the structs as this library sees them, so that the other side can check itself.

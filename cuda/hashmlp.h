@@ -34,6 +34,7 @@ struct Levels {  // one hash grid
     int32_t count, log2_table;
     int32_t res[MAX_LEVELS];    // cells along an edge
     int32_t dense[MAX_LEVELS];  // 1: (res + 1)^3 rows in order; 0: hashed
+    float scale[MAX_LEVELS];    // features are multiplied by this; 0: the level is still closed
 };
 
 struct Model {

@@ -53,29 +53,46 @@ static inline void multiply(const float *__restrict__ W, const vf *__restrict__ 
         }
 }
 
-static inline float total(vf v) {
-    float lanes[VW];
-    memcpy(lanes, &v, sizeof lanes);
-    for (int step = VW / 2; step; step /= 2)  // a fixed tree: the same sum every time
-        for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-    return lanes[0];
+// Lane i of the result is the sum over the lanes of acc[i]: a fixed tree of shuffles.
+template <int STEP = 1>
+static inline vf sums(const vf *acc) {
+    if constexpr (STEP == VW) {
+        return acc[0];
+    } else {
+        vi even, odd;  // at stride STEP: own lanes where that bit of the lane is clear, else b's
+        for (int i = 0; i < VW; ++i) {
+            even[i] = i & STEP ? VW + i - STEP : i;
+            odd[i] = i & STEP ? VW + i : i + STEP;
+        }
+        vf half[VW / 2 / STEP];
+        for (int i = 0; i < VW / 2 / STEP; ++i)
+            half[i] = __builtin_shuffle(acc[2 * i], acc[2 * i + 1], even) +
+                      __builtin_shuffle(acc[2 * i], acc[2 * i + 1], odd);
+        return sums<2 * STEP>(half);
+    }
 }
 
-// G (M x K) += D (M x NB) X (K x NB)^T.
+// G (M x K) += D (M x NB) X (K x NB)^T, kept as tiles of 4 x TILE (see untile).
 template <int M, int K>
-static inline void outer(const vf *__restrict__ D, const vf *__restrict__ X,
-                         float *__restrict__ G) {
-    static_assert(M % 4 == 0 && K % 4 == 0, "tiles of four");
+static inline void outer(const vf *__restrict__ D, const vf *__restrict__ X, vf *__restrict__ G) {
+    static_assert(M % 4 == 0 && K % TILE == 0 && 4 * TILE == VW, "one vector a tile");
     for (int j = 0; j < M; j += 4)
         for (int k = 0; k < K; k += TILE) {
-            vf acc[4][TILE] = {};
+            vf acc[VW] = {};
             for (int n = 0; n < NV; ++n)
                 for (int a = 0; a < 4; ++a)
                     for (int b = 0; b < TILE; ++b)
-                        acc[a][b] += D[(j + a) * NV + n] * X[(k + b) * NV + n];
-            for (int a = 0; a < 4; ++a)
-                for (int b = 0; b < TILE; ++b) G[(j + a) * K + k + b] += total(acc[a][b]);
+                        acc[a * TILE + b] += D[(j + a) * NV + n] * X[(k + b) * NV + n];
+            *G++ += sums(acc);
         }
+}
+
+// Tiles of outer() added to a row-major matrix (rows x columns).
+static inline void untile(const vf *tiles, int rows, int columns, float *out) {
+    for (int j = 0; j < rows; j += 4)
+        for (int k = 0; k < columns; k += TILE, ++tiles)
+            for (int i = 0; i < VW; ++i)
+                out[(j + i / TILE) * columns + k + i % TILE] += (*tiles)[i];
 }
 
 static inline void relu(vf *x, int rows) {  // NaN stays NaN, to be found by the guard

@@ -47,6 +47,8 @@ def fit_field(
     first_round = field.step == 0
     if first_round:
         field.grid.fill_(1.0)  # fog, until the field has been asked
+    else:
+        field.open_levels(float(config.levels))
     rate = config.learning_rate * (1.0 if first_round else config.rate_later)
     good, faults = field.state(), 0
     sums: dict[str, float] = {}
@@ -57,6 +59,7 @@ def fit_field(
         even = config.uniform_last
         if first_round:
             even += (config.uniform_first - config.uniform_last) * max(0.0, 1.0 - 2.0 * done)
+            field.open_levels(_open_levels(field, config, done))
         batch = draw_batch(field, data, config, even)
         warm = min(1.0, (k + 1) / max(config.warm_up, 1))
         now = rate * warm * config.rate_last**done
@@ -92,3 +95,10 @@ def fit_field(
             sums, drawn = {}, 0.0
         if k % SNAPSHOT_STEPS == 0:
             good = field.state()
+
+
+def _open_levels(field: NerfField, config: FieldConfig, done: float) -> float:
+    """Open levels of round 0: those up to `open_first` cells at once, all at `open_until`."""
+    res = field.parameters.levels.res
+    first = float(sum(r <= config.open_first for r in res))
+    return first + (len(res) - first) * min(1.0, done / max(config.open_until, 1e-6))

@@ -7,6 +7,7 @@ Mueller et al., Instant Neural Graphics Primitives (2022), equations 2-4.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -60,10 +61,22 @@ def corners(x: Tensor, res: int, dense: bool, rows: int) -> tuple[Tensor, Tensor
     return torch.stack(row, 1), torch.stack(weight, 1)
 
 
-def encode(table: Tensor, x: Tensor, levels: Levels) -> Tensor:
+def level_scales(count: int, open_levels: float) -> tuple[float, ...]:
+    """Weight of each level when `open_levels` are open: 1 below, 0 above, smooth in between.
+
+    Coarse-to-fine (Park et al., Nerfies, 2021, eq. 8): closed levels neither speak nor learn.
+    """
+    place = (min(max(open_levels - k, 0.0), 1.0) for k in range(count))
+    return tuple(0.5 * (1.0 - math.cos(math.pi * x)) for x in place)
+
+
+def encode(table: Tensor, x: Tensor, levels: Levels, scales: tuple[float, ...]) -> Tensor:
     """Features (n, 2 * levels) of points (n, 3) from a table (levels, rows, 2)."""
     features = []
     for k, (res, dense) in enumerate(zip(levels.res, levels.dense)):
+        if scales[k] == 0.0:
+            features.append(torch.zeros_like(x[:, :2]))
+            continue
         row, weight = corners(x, res, dense, levels.rows)
-        features.append((table[k][row] * weight[..., None]).sum(1))
+        features.append(scales[k] * (table[k][row] * weight[..., None]).sum(1))
     return torch.cat(features, 1)

@@ -29,6 +29,7 @@ class _Levels(Structure):
         ("log2_table", c_int32),
         ("res", c_int32 * MAX_LEVELS),
         ("dense", c_int32 * MAX_LEVELS),
+        ("scale", c_float * MAX_LEVELS),
     )
 
 
@@ -129,6 +130,7 @@ def _model(p: Parameters) -> _Model:
     lv = _Levels(p.levels.count, p.levels.log2_table)
     lv.res[: p.levels.count] = p.levels.res
     lv.dense[: p.levels.count] = [int(d) for d in p.levels.dense]
+    lv.scale[: p.levels.count] = p.scales
     views = len(p.extras) - 1
     return _Model(
         lv,

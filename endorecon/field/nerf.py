@@ -16,7 +16,7 @@ from endorecon import kernels
 from endorecon.config import FieldConfig
 from endorecon.errors import InputRefused, NotEnoughInformation
 from endorecon.field import native, twin
-from endorecon.field.hashgrid import make_levels
+from endorecon.field.hashgrid import level_scales, make_levels
 from endorecon.field.twin import Parameters, Rates, RayBatch
 from endorecon.scene import Views
 
@@ -50,6 +50,7 @@ class NerfField:
             levels,
             config.near_light,
             config.response,
+            level_scales(levels.count, float(levels.count)),
         )
         p = self.parameters
         self.moments = native.Moments(
@@ -69,6 +70,10 @@ class NerfField:
             return "plain torch: the kernels do not serve this shape of the field"
         return kernels.why("field", "cuda" if self.device.startswith("cuda") else "cpu")
 
+    def open_levels(self, count: float) -> None:
+        """Let the `count` coarsest levels (a fraction opens one in part) speak and learn."""
+        self.parameters.scales = level_scales(self.parameters.levels.count, count)
+
     # -- keeping and going on ---------------------------------------------------------------
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -80,12 +85,16 @@ class NerfField:
         """Everything that training goes on from, as copies; `load` of it gives the same bits."""
         out = {k: v.detach().cpu().numpy().copy() for k, v in self._tensors().items()}
         box = np.array([*self.corner, self.edge, self.depth, self.near])
-        return out | {"box": box, "counters": np.array([self.step, self.seed], np.int64)}
+        return (
+            out
+            | {"box": box, "counters": np.array([self.step, self.seed], np.int64)}
+            | {"scales": np.array(self.parameters.scales)}
+        )
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         """Take over a state of a field of the same shape; InputRefused if it does not fit."""
         mine = self._tensors()
-        if set(state) != {*mine, "box", "counters"}:
+        if set(state) != {*mine, "box", "counters", "scales"}:
             raise InputRefused("a saved field lacks arrays or has foreign ones", "start afresh")
         for k, v in mine.items():
             if tuple(v.shape) != state[k].shape:
@@ -98,6 +107,7 @@ class NerfField:
         box = state["box"]
         self.corner, self.edge = box[:3].copy(), float(box[3])
         self.depth, self.near = float(box[4]), float(box[5])
+        self.parameters.scales = tuple(float(v) for v in state["scales"])
         self.step, self.seed = (int(v) for v in state["counters"])
 
     # -- rays and points --------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Parameters:
     levels: Levels
     near_light: bool
     response: float
+    scales: tuple[float, ...]  # weight of each level (hashgrid.level_scales)
 
 
 @dataclass
@@ -91,7 +92,7 @@ def harmonics(v: Tensor) -> Tensor:
 def density_net(p: Parameters, x: Tensor) -> tuple[Tensor, Tensor]:
     """Log density (n,) and 15 features (n, 15) at points (n, 3) of the box."""
     w1, w2, *_ = split_weights(p.weights)
-    feature = encode(p.table, x, p.levels)
+    feature = encode(p.table, x, p.levels, p.scales)
     if feature.shape[1] < IN:
         feature = torch.nn.functional.pad(feature, (0, IN - feature.shape[1]))
     out = torch.relu(feature @ w1.T) @ w2.T
