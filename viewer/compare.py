@@ -50,6 +50,7 @@ def set_beside(session: Session, other: Case | None) -> None:
     same_run = other.run.path.resolve() == s.case.run.path.resolve()
     if same_space or same_run:
         s.other.SetActiveCamera(s.camera)
+        s.reset_view()
         s.say(f"Beside it: {other.name}, {other.source}")
     else:
         camera = s.other.MakeCamera()

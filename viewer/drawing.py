@@ -22,7 +22,9 @@ def draw(plotter: Any, tools: Tools) -> list[Any]:
     color = YELLOW if tools.case.mm else GREY
     for k, t in enumerate(tools.taken):
         P = t.points
-        actors.append(_spots(plotter, P, MAGENTA if t.kind in ("point", "note") else color, f"m{k}"))
+        actors.append(
+            _spots(plotter, P, MAGENTA if t.kind in ("point", "note") else color, f"m{k}")
+        )
         if t.kind == "distance":
             actors.append(_line(plotter, P, color, 4, f"m{k}-straight"))
             if len(t.path) > 2:
@@ -47,7 +49,9 @@ def draw(plotter: Any, tools: Tools) -> list[Any]:
         if t.text:
             words += f"\n{t.text[:60]}"
         at = P.mean(0) if t.kind in ("distance", "area") else P[min(1, len(P) - 1)]
-        actors.append(_label(plotter, words, at, color if t.kind not in ("point", "note") else WHITE))
+        actors.append(
+            _label(plotter, words, at, color if t.kind not in ("point", "note") else WHITE)
+        )
     if tools.pending:
         P = np.array([s.xyz for s in tools.pending])
         actors.append(_spots(plotter, P, CYAN, "pending"))
@@ -88,15 +92,14 @@ def _label(plotter: Any, words: str, at: Any, color: str) -> Any:
     from vtkmodules.vtkRenderingCore import vtkTextActor
 
     actor = vtkTextActor()
-    actor.SetInput(words)
+    actor.SetInput("\n".join(f"  {line} " for line in words.split("\n")))
     actor.GetPositionCoordinate().SetCoordinateSystemToWorld()
     actor.SetPosition(0, 0)
     actor.GetPositionCoordinate().SetValue(*(float(v) for v in at))
     p = actor.GetTextProperty()
-    dress(p, color, max(13, plotter.render_window.GetSize()[1] // 46))
+    dress(p, color, max(13, plotter.render_window.GetSize()[1] // 36))
     p.SetBackgroundColor(*unit_color(BACKGROUND))
     p.SetBackgroundOpacity(0.78)
-    p.SetLineOffset(-14)
     p.SetJustificationToLeft()
     p.SetVerticalJustificationToBottom()
     plotter.renderers[0].AddViewProp(actor)

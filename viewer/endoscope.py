@@ -30,9 +30,7 @@ def look_through(
     camera.SetFocalPoint(*(centre + distance * R[:, 2]))
     camera.SetViewUp(*(-R[:, 1]))
     camera.SetViewAngle(float(np.degrees(2 * np.arctan(0.5 * H / (K[1, 1] * s)))))
-    camera.SetWindowCenter(
-        -2 * (K[0, 2] - width / 2) * s / W, 2 * (K[1, 2] - height / 2) * s / H
-    )
+    camera.SetWindowCenter(-2 * (K[0, 2] - width / 2) * s / W, 2 * (K[1, 2] - height / 2) * s / H)
     from vtkmodules.vtkCommonTransforms import vtkTransform
 
     pixels = vtkTransform()  # pixels that are not square

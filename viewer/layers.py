@@ -25,6 +25,7 @@ class Layer:
     visible: bool = False
     opacity: float = 1.0
     clipped: bool = True
+    fades: bool = True  # whether its actors take the layer's opacity
     actors: list[Any] = field(default_factory=list)
     built: bool = False
     why_not: str = ""  # a sentence when it cannot be shown
@@ -50,10 +51,10 @@ class Layers:
 
     def add(
         self, name: str, build: Callable[[], list[Any]], visible: bool = False,
-        opacity: float = 1.0, clipped: bool = True, why_not: str = "",
+        opacity: float = 1.0, clipped: bool = True, fades: bool = True, why_not: str = "",
     ) -> None:  # fmt: skip
         """Put a layer on the list; it is built now only if visible."""
-        self.all[name] = Layer(name, build, False, opacity, clipped, why_not=why_not)
+        self.all[name] = Layer(name, build, False, opacity, clipped, fades, why_not=why_not)
         if visible:
             self.show(name, True)
 
@@ -100,7 +101,7 @@ class Layers:
         for actor in layer.actors:
             if actor.IsA("vtkVolume"):
                 _fade_volume(actor, layer.opacity)
-            elif hasattr(actor, "prop") and layer.name != "landmarks":
+            elif hasattr(actor, "prop") and layer.fades:
                 actor.prop.opacity = layer.opacity
             mapper = actor.GetMapper() if hasattr(actor, "GetMapper") else None
             if layer.clipped and mapper is not None:
@@ -124,13 +125,19 @@ def _fade_volume(volume: Any, opacity: float) -> None:
     volume.GetProperty().SetScalarOpacityUnitDistance(1.0 / max(opacity, 0.02))
 
 
-def camera_lines(poses: Array, K: Array, width: int, height: int, size: float) -> tuple[Array, Array]:
+def camera_lines(
+    poses: Array, K: Array, width: int, height: int, size: float
+) -> tuple[Array, Array]:
     """Frusta as points (n, 3) and segments (m, 2): a pyramid each, and a mark on its upper side."""
-    corners = np.array([[0, 0], [width, 0], [width, height], [0, height], [width / 2, -0.25 * height]])
+    corners = np.array(
+        [[0, 0], [width, 0], [width, height], [0, height], [width / 2, -0.25 * height]]
+    )
     rays = np.concatenate([(corners - K[:2, 2]) / [K[0, 0], K[1, 1]], np.ones((5, 1))], 1)
     local = np.concatenate([np.zeros((1, 3)), size * rays])
     points = np.einsum("nij,kj->nki", poses[:, :3, :3], local) + poses[:, None, :3, 3]
-    lines = np.array([[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1], [1, 5], [5, 2]])
+    lines = np.array(
+        [[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 3], [3, 4], [4, 1], [1, 5], [5, 2]]
+    )
     every = lines[None] + 6 * np.arange(len(poses))[:, None, None]
     return points.reshape(-1, 3), every.reshape(-1, 2)
 

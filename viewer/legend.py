@@ -9,7 +9,7 @@ from .overlay import dress
 from .style import GUESSED, OBSERVED, WEAK, WHITE, unit_color
 from .surface_layer import colormap
 
-TITLES = {"sigma": "sigma", "ct": "distance to CT", "depth": "depth"}
+TITLES = {"sigma": "sigma", "ct": "to CT", "depth": "depth"}
 
 
 class Legend:
@@ -24,9 +24,9 @@ class Legend:
         self.bar.SetUnconstrainedFontSize(True)
         self.bar.SetNumberOfLabels(5)
         self.bar.SetBarRatio(0.32)
-        self.bar.SetPosition(0.90, 0.28)
-        self.bar.SetWidth(0.085)
-        self.bar.SetHeight(0.42)
+        self.bar.SetPosition(0.895, 0.545)
+        self.bar.SetWidth(0.095)
+        self.bar.SetHeight(0.35)
         self.bar.SetVerticalTitleSeparation(10)
         self.bar.SetVisibility(False)
         renderer.AddViewProp(self.bar)
@@ -37,7 +37,7 @@ class Legend:
             actor = vtkTextActor()
             actor.SetInput(f"■ {text}")
             actor.GetPositionCoordinate().SetCoordinateSystemToNormalizedViewport()
-            actor.SetPosition(0.988, 0.66 - 0.05 * k)
+            actor.SetPosition(0.988, 0.80 - 0.055 * k)
             dress(actor.GetTextProperty(), color, 20)
             actor.GetTextProperty().SetJustificationToRight()
             actor.SetVisibility(False)
@@ -46,7 +46,7 @@ class Legend:
 
     def show(self, colouring: str, limits: tuple[float, float] | None, case: Case) -> None:
         """Make the legend fit a colouring."""
-        size = max(13, self.renderer.GetSize()[1] // 44)
+        size = max(13, self.renderer.GetSize()[1] // 34)
         for actor in self.words:
             actor.SetVisibility(colouring == "status")
             actor.GetTextProperty().SetFontSize(size)

@@ -50,7 +50,9 @@ def save(path: Path, taken: tuple[Taken, ...], case: Case) -> None:
     for t in taken:
         if t.kind in _TYPE:
             labels = [f"{t.name}-{k + 1}" for k in range(len(t.spots))]
-            placed = [_point(k, labels[k], p, "") for k, p in enumerate(geometry.apply(out, t.points))]
+            placed = [
+                _point(k, labels[k], p, "") for k, p in enumerate(geometry.apply(out, t.points))
+            ]
             markups.append({
                 "type": _TYPE[t.kind], "name": t.name, "description": t.text, **common,
                 "controlPoints": placed,

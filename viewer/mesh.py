@@ -39,6 +39,25 @@ def polydata(surface: Surface, faces: Array | None = None) -> Any:
     return mesh
 
 
+def _cut(a: Array, b: Array, A: Array, B: Array, C: Array) -> Array:
+    """Where (0..1) the segment a-b meets triangles (n, 3), inf where not (Moeller, Trumbore 1997).
+
+    VTK's own cut of many cells is a tenth of a millimetre off on our meshes, so only its list of
+    candidates is used.
+    """
+    d, e1, e2, s = b - a, B - A, C - A, a - A
+    h = np.cross(d[None], e2)
+    det = (e1 * h).sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        u = (s * h).sum(1) / det
+        q = np.cross(s, e1)
+        v = (q @ d) / det
+        t = (e2 * q).sum(1) / det
+    edge = 1e-9  # a ray through an edge must not slip between its two faces
+    hit = (u >= -edge) & (v >= -edge) & (u + v <= 1 + edge) & (t >= 0) & (t <= 1)
+    return np.where(hit, t, np.inf)
+
+
 class SurfaceMesh:
     """A surface with its search tree, built at the first question."""
 
@@ -61,19 +80,16 @@ class SurfaceMesh:
         self, a: Array, b: Array, seen: Callable[[Array, int], bool] = lambda p, face: True
     ) -> Spot | None:
         """The first hit of the segment from a to b whose point and face `seen` lets through."""
-        from vtkmodules.vtkCommonCore import vtkIdList, vtkPoints
+        from vtkmodules.vtkCommonCore import vtkIdList
 
-        points, cells = vtkPoints(), vtkIdList()
-        points.SetDataTypeToDouble()
-        tolerance = 1e-9 * float(np.linalg.norm(b - a))
-        if not self._tree().IntersectWithLine(a, b, tolerance, points, cells, None):
-            return None
-        hits = [
-            (np.array(points.GetPoint(k)), cells.GetId(k)) for k in range(cells.GetNumberOfIds())
-        ]
-        for p, face in sorted(hits, key=lambda h: float(np.linalg.norm(h[0] - a))):
-            if seen(p, face):
-                return self.spot(p, face)
+        cells = vtkIdList()
+        self._tree().FindCellsAlongLine(a, b, 0.0, cells)
+        ids = np.array([cells.GetId(k) for k in range(cells.GetNumberOfIds())], int)
+        t = _cut(a, b, *np.moveaxis(self.surface.vertices[self.surface.faces[ids]], 1, 0))
+        for k in np.argsort(t)[: int(np.isfinite(t).sum())]:
+            p = a + t[k] * (b - a)
+            if seen(p, int(ids[k])):
+                return self.spot(p, int(ids[k]))
         return None
 
     def nearest(self, p: Array) -> Spot:

@@ -50,7 +50,7 @@ class Mouse:
         if self.iren.GetShiftKey():
             self.session.point_cursor(x, y)
         else:
-            self.session.click(x, y)
+            self.session.hands.click(x, y)
 
     def _move(self, *_: Any) -> None:
         x, y = self.iren.GetEventPosition()

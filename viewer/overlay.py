@@ -7,6 +7,7 @@ height of the window, so that a projector shows the same as a laptop.
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -41,20 +42,21 @@ class Overlay:
         self.scale: tuple[float, float] = (0.0, 0.0)  # length shown, pixels
         self._texts: dict[str, tuple[Any, float]] = {}
         self._size = (0, 0)
-        self._put("title", "", 0.012, 0.988, 40, WHITE, "left", "top")
-        self._put("state", "", 0.012, 0.943, 40, WHITE, "left", "top")
-        self._put("clinical", "NOT FOR CLINICAL USE", 0.988, 0.988, 36, AMBER, "right", "top")
+        self._message = ""
+        self._put("title", "", 0.012, 0.988, 33, WHITE, "left", "top")
+        self._put("state", "", 0.012, 0.940, 33, WHITE, "left", "top")
+        self._put("clinical", "NOT FOR CLINICAL USE", 0.988, 0.988, 31, AMBER, "right", "top")
         self._bar, self._bar_points = None, None
         self._cube: Any = None
         if full:
-            self._put("message", "", 0.5, 0.022, 38, WHITE, "centre", "bottom")
-            self._put("tool", "", 0.988, 0.935, 38, YELLOW, "right", "top")
-            self._put("help", "", 0.5, 0.5, 46, WHITE, "centre", "centre")
-            for name, x, y in (("left", 0.012, 0.5), ("right", 0.988, 0.5), ("top", 0.5, 0.93),
-                               ("bottom", 0.5, 0.085)):  # fmt: skip
+            self._put("message", "", 0.5, 0.022, 31, WHITE, "centre", "bottom")
+            self._put("tool", "", 0.988, 0.935, 31, YELLOW, "right", "top")
+            self._put("help", "", 0.5, 0.5, 38, WHITE, "centre", "centre")
+            for name, x, y in (("left", 0.012, 0.5), ("right", 0.988, 0.5), ("top", 0.5, 0.88),
+                               ("bottom", 0.5, 0.125)):  # fmt: skip
                 sides = {"left": "left", "right": "right"}
                 self._put(name, "", x, y, 22, WHITE, sides.get(name, "centre"), "centre")
-            self._put("scale", "", 0.02, 0.045, 38, WHITE, "left", "bottom")
+            self._put("scale", "", 0.02, 0.115, 33, WHITE, "left", "bottom")
             self._add_bar()
             self._add_cube()
         self.show(case)
@@ -69,12 +71,25 @@ class Overlay:
         self.write("state", case.state, WHITE if case.mm else AMBER)
 
     def write(self, name: str, text: str, color: str | None = None) -> None:
-        """Change one of the texts."""
+        """Change one of the texts; a long message is broken into lines."""
         actor = self._texts[name][0]
+        if name == "message":
+            self._message = text
+            size = actor.GetTextProperty().GetFontSize()
+            columns = max(20, int(0.92 * self._size[0] / (0.58 * size)))
+            text = "\n".join(textwrap.wrap(text, columns))
         actor.SetInput(text)
         actor.SetVisibility(bool(text))
         if color is not None:
             actor.GetTextProperty().SetColor(*unit_color(color))
+
+    @property
+    def helping(self) -> bool:
+        return bool(self._texts["help"][0].GetVisibility())
+
+    def help(self, text: str) -> None:
+        """Show the keys ("" hides them)."""
+        self.write("help", text)
 
     def _put(
         self, name: str, text: str, x: float, y: float, share: float, color: str, side: str,
@@ -92,6 +107,10 @@ class Overlay:
          "centre": p.SetJustificationToCentered}[side]()  # fmt: skip
         {"top": p.SetVerticalJustificationToTop, "bottom": p.SetVerticalJustificationToBottom,
          "centre": p.SetVerticalJustificationToCentered}[level]()  # fmt: skip
+        if name == "help":  # columns
+            p.SetFontFile(FONT.replace("DejaVuSans.ttf", "DejaVuSansMono.ttf"))
+            p.SetJustificationToLeft()
+            actor.SetPosition(0.04, 0.5)
         if name in ("message", "help", "tool"):
             p.SetBackgroundColor(*unit_color(BACKGROUND))
             p.SetBackgroundOpacity(0.86)
@@ -136,10 +155,10 @@ class Overlay:
         cube.GetTextEdgesProperty().SetOpacity(0)
         for face in ("XPlus", "XMinus", "YPlus", "YMinus", "ZPlus", "ZMinus"):
             getattr(cube, f"Get{face}FaceProperty")().SetColor(1, 1, 1)
-        # The letters stand upright for eyes that look from the front, superior up.
-        cube.SetXFaceTextRotation(90)
-        cube.SetYFaceTextRotation(180)
-        cube.SetZFaceTextRotation(0)
+        # So the letters stand upright: superior up from the sides, anterior up from above.
+        cube.SetXFaceTextRotation(0)
+        cube.SetYFaceTextRotation(0)
+        cube.SetZFaceTextRotation(90)
         corner = vtkRenderer()
         corner.SetViewport(0.875, 0.0, 1.0, 0.19)
         corner.SetLayer(1)
@@ -156,7 +175,16 @@ class Overlay:
         if (W, H) != self._size:
             self._size = (W, H)
             for actor, share in self._texts.values():
-                actor.GetTextProperty().SetFontSize(max(11, round(H / share * min(1, W / H / 1.1))))
+                size = H / share * min(1, W / H / 0.95)
+                actor.GetTextProperty().SetFontSize(max(11, round(size)))
+            if self.full:  # the keys must fit, and a sentence breaks before it runs out
+                p = self._texts["help"][0].GetTextProperty()
+                p.SetFontSize(max(9, round(min(H / 46, W / 60))))
+                self.write("message", self._message)
+            narrow = W < 1.15 * H  # beside another view
+            p = self._texts["clinical"][0].GetTextProperty()
+            (p.SetJustificationToLeft if narrow else p.SetJustificationToRight)()
+            self._texts["clinical"][0].SetPosition(*((0.012, 0.89) if narrow else (0.988, 0.988)))
         if not self.full:
             return
         camera = self.renderer.GetActiveCamera()
@@ -182,7 +210,7 @@ class Overlay:
         length = nice_length(0.2 * W * per_pixel)
         pixels = length / per_pixel
         self.scale = (length, pixels)
-        x, y, tick = 0.02 * W, 0.025 * H + 4, 0.010 * H
+        x, y, tick = 0.02 * W, 0.098 * H, 0.008 * H
         ends = [(x, y), (x + pixels, y), (x, y - tick), (x, y + tick), (x + pixels, y - tick),
                 (x + pixels, y + tick)]  # fmt: skip
         assert self._bar_points is not None

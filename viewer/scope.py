@@ -93,6 +93,7 @@ class Scope:
             camera.SetFocalPoint(*focus)
             camera.SetViewUp(*up)
         self.session.frame_moved()
+        self.session.say("")
 
     def loosen(self) -> None:
         """The hand turns the view: keep the place, give up the lens of the endoscope."""
@@ -163,9 +164,9 @@ class Scope:
         """The surface seen at pixel (u, v) of the current frame (first centre at .5, .5)."""
         s = self.session
         cameras = s.case.cameras
-        if cameras is None or s.mesh is None or not self.count:
+        if cameras is None or s.hands.mesh is None or not self.count:
             return None
         a, b = click_ray(
             np.array([u, v]), cameras.world_from_camera[self.k], cameras.K, s.diagonal * 3
         )
-        return s.mesh.ray(a, b)
+        return s.hands.mesh.ray(a, b)

@@ -15,25 +15,22 @@ from numpy.typing import NDArray
 
 from endorecon.errors import EndoreconError, UsageError
 
-from . import markups
 from .case import Case, open_case
 from .ct_layers import CtLayers
 from .drawing import draw
+from .hands import Hands
 from .layers import Clip, Layers, add_lines, camera_lines
 from .legend import Legend
-from .measure import Kind, Taken, again
-from .mesh import Spot, SurfaceMesh
 from .overlay import Overlay
+from .rounds import Rounds
 from .scope import Scope
 from .slices import WINDOWS, bounds, picture
 from .style import BACKGROUND, CYAN, YELLOW
 from .surface_layer import COLOURINGS, SurfaceLayer, depth_in, faces_towards, limits
-from .tools import Tools
 
 Array = NDArray[Any]
 SLOW_S = 0.08  # a picture that takes longer than this is drawn by its twin while turning
 LIGHT_FACES = 120_000  # never a twin below this
-SNAP_PX = (0, 3, 6, 10)  # rings searched round a click that misses
 
 
 def make_plotter(size: tuple[int, int] = (1400, 900), off_screen: bool = True) -> Any:
@@ -62,6 +59,7 @@ class Session:
         self.renderer, self.other = plotter.renderers[0], plotter.renderers[1]
         for renderer in (self.renderer, self.other):
             renderer.set_background(BACKGROUND)
+            renderer.camera_set = True  # pyvista would move the eye at the first picture
         self.compared: Case | None = None
         self._compare_layer: SurfaceLayer | None = None
         self._compare_overlay: Overlay | None = None
@@ -71,10 +69,10 @@ class Session:
         self.legend = Legend(self.renderer)
         self.layers = Layers(plotter)
         self.scope = Scope(self)
-        self.mesh: SurfaceMesh | None = None
+        self.rounds = Rounds(self)
         self.surface_layer: SurfaceLayer | None = None
         self.cursor = np.zeros(3)
-        self.tools = Tools(case, None)
+        self.hands = Hands(self)
         self._add_layers()
         self._take_case(case)
         self.reset_view()
@@ -103,9 +101,10 @@ class Session:
             no_ct = f"The CT is not shown beside the reconstruction ({self.case.why_no_mm})"
         L.add("surface", lambda: [], visible=True)
         L.add("camera path", self._build_path, visible=False, clipped=False)
-        L.add("video frame", self.scope.quad, visible=True, clipped=False)
-        L.add("measurements", lambda: draw(self.plotter, self.tools), visible=True, clipped=False)
-        L.add("landmarks", self._build_landmarks, visible=False, clipped=False)
+        L.add("video frame", self.scope.quad, visible=True, clipped=False, fades=False)
+        drawn = lambda: draw(self.plotter, self.hands.tools)  # noqa: E731
+        L.add("measurements", drawn, visible=True, clipped=False, fades=False)
+        L.add("landmarks", self._build_landmarks, clipped=False, fades=False)
         ct = {
             "CT slices": lambda c: c.add_slices(self.plotter, self.cursor, self.window),
             "CT volume": lambda c: c.add_volume(self.plotter, self.window),
@@ -118,27 +117,20 @@ class Session:
 
     def _take_case(self, case: Case) -> None:
         """Show a case (at the start, after a new round): surface, path, measurements."""
-        taken = self.tools.taken
         self.case = case
         self.overlay.show(case)
         self._towards, self._ct_distance = None, None
         if self.surface_layer is not None:
             self.surface_layer.remove()
             self.surface_layer = None
-        self.mesh = None if case.surface is None else SurfaceMesh(case.surface)
-        before, self.tools = self.tools, Tools(case, self.mesh)
-        self.tools.kind = before.kind
+        self.hands.take_over(case)
         if case.surface is not None:
-            self.mesh = SurfaceMesh(case.surface)
             self.surface_layer = SurfaceLayer(
                 self.plotter, case.surface, "surface", "mm" if case.mm else "u"
             )
             if not self.cursor.any():
                 self.cursor = case.surface.vertices.mean(0)
             self.colour(self.colouring if self.colouring != "ct" else "photo")
-            if taken and self.mesh is not None:
-                kept = [again(t, self.mesh) for t in taken]
-                self.tools.adopt(tuple(t for t in kept if t is not None))
         self.scope.k = min(self.scope.k, max(self.scope.count - 1, 0))
         for name in ("camera path", "landmarks", "measurements"):
             self.layers.refresh(name)
@@ -216,10 +208,10 @@ class Session:
             return
         for actor in self.surface_layer.actors:
             actor.prop.culling = "none" if not self.inside else (
-                "back" if self._faces_look_in() else "front"
+                "back" if self.faces_look_in() else "front"
             )  # fmt: skip
 
-    def _faces_look_in(self) -> bool:
+    def faces_look_in(self) -> bool:
         if self._towards is None:
             cameras, surface = self.case.cameras, self.case.surface
             known = cameras is not None and surface is not None and self.scope.count
@@ -300,11 +292,24 @@ class Session:
         v = None if self.case.surface is None else self.case.surface.vertices
         middle = np.zeros(3) if v is None else (v.min(0) + v.max(0)) / 2
         self.camera.SetFocalPoint(*middle)
-        far = 0.58 * self.diagonal / np.sin(np.radians(15.0))
-        self.camera.SetPosition(*(middle + far * side / np.linalg.norm(side)))
-        self.camera.SetViewUp(*((0, -1, 0) if axis == 2 and way else (0, 0, 1)))
+        side /= np.linalg.norm(side)
+        up = np.array([0.0, -1, 0] if axis == 2 and way else [0.0, 0, 1])
+        self.camera.SetPosition(*(middle + self._distance_to_see(v, middle, side, up) * side))
+        self.camera.SetViewUp(*up)
         self.renderer.ResetCameraClippingRange()
         self.frame_moved()
+
+    def _distance_to_see(self, v: Array | None, middle: Array, side: Array, up: Array) -> float:
+        """How far from the middle the eye must be to see all vertices, with a margin."""
+        if v is None:
+            return 3.0
+        p = v[:: max(1, len(v) // 20_000)] - middle
+        right = np.cross(up, side)
+        right /= np.linalg.norm(right)
+        W, H = self.renderer.GetSize()
+        half = np.tan(np.radians(self.camera.GetViewAngle()) / 2) * 0.74  # writing needs room
+        wide, high = np.abs(p @ right) / (half * W / max(H, 1)), np.abs(p @ np.cross(side, right))
+        return float((np.maximum(wide, high / half) + p @ side).max())
 
     def frame_moved(self) -> None:
         """After the current frame, the blend or the flight has changed."""
@@ -356,121 +361,11 @@ class Session:
         self.overlay.write("message", f" {words} " if words else "", RED if bad else WHITE)
         self.changed()
 
-    # -- picking and measuring -------------------------------------------------------------------
-
-    def ray(self, x: float, y: float) -> tuple[Array, Array]:
-        """The segment (near, far) under a point of the window (origin below left)."""
-        ends = []
-        for depth in (0.0, 1.0):
-            self.renderer.SetDisplayPoint(x, y, depth)
-            self.renderer.DisplayToWorld()
-            p = np.array(self.renderer.GetWorldPoint())
-            ends.append(p[:3] / p[3])
-        return ends[0], ends[1]
-
-    def pick(self, x: float, y: float) -> Spot | None:
-        """The surface under the mouse, or beside it within a few pixels; clipped parts are not hit."""
-        if self.mesh is None:
-            return None
-        for r in SNAP_PX:
-            found = []
-            for angle in np.linspace(0, 2 * np.pi, 12 if r else 1, endpoint=False):
-                a, b = self.ray(x + r * np.cos(angle), y + r * np.sin(angle))
-                spot = self.mesh.ray(a, b, lambda p, f, w=b - a: self._seen(p, f, w))  # type: ignore[misc]
-                if spot is not None:
-                    found.append((float(np.linalg.norm(np.array(spot.xyz) - a)), spot))
-            if found:
-                return min(found, key=lambda f: f[0])[1]
-        return None
-
-    def _seen(self, p: Array, face: int, way: Array) -> bool:
-        if not self.layers.clip.keeps(p):
-            return False
-        if not self.inside or self.case.surface is None:
-            return True
-        a, b, c = self.case.surface.vertices[self.case.surface.faces[face]]
-        return bool((np.cross(b - a, c - a) @ way < 0) == self._faces_look_in())
-
-    def click(self, x: float, y: float) -> None:
-        """A click in the scene: a spot for the tool in hand."""
-        if self.tools.kind is None:
-            return
-        if self.compared is not None:
-            self.say("Measure with one run in view (v)", bad=True)
-            return
-        spot = self.pick(x, y)
-        if spot is None:
-            self.say("There is no surface here", bad=True)
-            return
-        self.place(spot)
-
-    def click_frame(self, u: float, v: float) -> None:
-        """A click in the video frame at pixel (u, v): the place in the scene, as a point or spot."""
-        spot = self.scope.spot_at(u, v)
-        if spot is None:
-            self.say("This pixel sees no surface", bad=True)
-            return
-        if self.tools.kind is None:
-            self.tools.choose("point")
-        self.place(spot, frame=self.scope.frame_index)
-
-    def place(self, spot: Spot, text: str = "", frame: int | None = None) -> Taken | None:
-        """Give a spot to the tool in hand and say what came of it."""
-        try:
-            done = self.tools.place(spot, text, frame)
-        except EndoreconError as error:
-            self.layers.refresh("measurements")
-            self.say(str(error), bad=True)
-            return None
-        self.set_cursor(np.array(spot.xyz), quiet=True)
-        self._measured(done)
-        return done
-
-    def _measured(self, done: Taken | None) -> None:
-        self.layers.refresh("measurements")
-        if done is None:
-            self.say(f"{len(self.tools.pending)} picked")
-            return
-        words = f"{done.name}: {self.tools.value_text(done)}"
-        along = self.tools.along_text(done)
-        words += f" · along {along}" if along else ""
-        words += " · on weak surface" if done.weak else ""
-        words += f" · {done.text}" if done.kind == "area" and done.text else ""
-        self.say(f"{words} · {self.case.state}")
-
-    def use(self, kind: Kind | None) -> None:
-        """Take up a tool, None lays it down."""
-        if kind is not None and self.mesh is None:
-            self.say("There is no surface to measure on yet", bad=True)
-            return
-        hint = self.tools.choose(kind)
-        self.overlay.write("tool", f" {hint} " if hint else "")
-        self.layers.refresh("measurements")
-        self.say(hint)
-
-    def close_outline(self) -> None:
-        """Close the ostium outline."""
-        try:
-            done = self.tools.close()
-        except EndoreconError as error:
-            self.say(str(error), bad=True)
-            return
-        if done is None:
-            self.say("An outline needs at least three points", bad=True)
-            return
-        self._measured(done)
-
-    def undo(self) -> None:
-        """One step back."""
-        words = "Undone" if self.tools.undo() else "Nothing to undo"
-        self.layers.refresh("measurements")
-        self.say(words)
-
     # -- the cursor of the slices -----------------------------------------------------------------
 
     def point_cursor(self, x: float, y: float) -> None:
         """The slices jump to the surface under the mouse."""
-        spot = self.pick(x, y)
+        spot = self.hands.pick(x, y)
         if spot is not None:
             self.set_cursor(np.array(spot.xyz))
 
@@ -500,58 +395,6 @@ class Session:
                 self.layers.refresh(name)
         self.changed()
 
-    # -- files -----------------------------------------------------------------------------------
-
-    @property
-    def folder(self) -> Path:
-        """Where the viewer writes when no other place is named."""
-        return self.case.run.path / "viewer"
-
-    def save(self, path: Path | None = None) -> Path | None:
-        """Write the measurements as .mrk.json."""
-        return self._write(path, "measurements.mrk.json", lambda f: markups.save(
-            f, self.tools.taken, self.case))  # fmt: skip
-
-    def load(self, path: Path | None = None) -> None:
-        """Read measurements from .mrk.json and measure them anew on this surface."""
-        if self.mesh is None:
-            self.say("There is no surface to measure on yet", bad=True)
-            return
-        file = path or self.folder / "measurements.mrk.json"
-        try:
-            taken, left_out = markups.load(file, self.case, self.mesh)
-        except EndoreconError as error:
-            self.say(str(error), bad=True)
-            return
-        self.tools.adopt(taken)
-        self.layers.refresh("measurements")
-        self.say(f"{len(taken)} measurements loaded" + "".join(f" · {w}" for w in left_out[:2]),
-                 bad=bool(left_out))  # fmt: skip
-
-    def export_csv(self, path: Path | None = None) -> Path | None:
-        """Write the table of measurements."""
-        from endorecon.io import atomic
-
-        text = self.tools.csv().encode()
-        return self._write(path, "measurements.csv", lambda f: atomic.write_bytes(f, text))
-
-    def screenshot(self, path: Path | None = None) -> Path | None:
-        """Write the view as PNG."""
-        from .headless import write_picture
-
-        return self._write(path, "view.png", lambda f: write_picture(self, f))
-
-    def _write(self, path: Path | None, name: str, write: Callable[[Path], None]) -> Path | None:
-        file = path or self.folder / name
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write(file)
-        except (EndoreconError, OSError) as error:
-            self.say(f"Could not be written ({error})", bad=True)
-            return None
-        self.say(f"Written: {file}")
-        return file
-
     # -- another run or round ---------------------------------------------------------------------
 
     def show_round(self, round_: int | None) -> None:
@@ -569,3 +412,17 @@ class Session:
         from .compare import set_beside
 
         set_beside(self, other)
+
+    def toggle_compare(self) -> None:
+        """The last round beside what is shown, or one view again."""
+        if self.compared is not None:
+            self.compare(None)
+            return
+        rounds = self.rounds.all
+        if not rounds:
+            self.say("The run has no round to compare with", bad=True)
+            return
+        try:
+            self.compare(open_case(self.case.run.path, rounds[0]))
+        except EndoreconError as error:
+            self.say(error.what, bad=True)

@@ -65,8 +65,8 @@ def sample(ct: CtVolume, plane: Plane, at: float, step: float) -> tuple[Array, A
     from scipy.ndimage import map_coordinates
 
     low, high = bounds(ct)
-    right = np.arange(low[plane.right], high[plane.right] + step / 2, step)
-    down = np.arange(low[plane.down], high[plane.down] + step / 2, step)[:: plane.down_sign]
+    right = np.arange(low[plane.right], high[plane.right] + 1e-6, step)
+    down = np.arange(low[plane.down], high[plane.down] + 1e-6, step)[:: plane.down_sign]
     p = np.zeros((len(down), len(right), 3))
     p[..., plane.normal] = at
     p[..., plane.right] = right[None]
@@ -94,7 +94,12 @@ def picture(ct: CtVolume, name: str, point: Array, window: str, size: int = 300)
     x = left + (point[plane.right] - first[plane.right]) / step
     y = top + (point[plane.down] - first[plane.down]) / (step * plane.down_sign)
     gap, colour = 7, hex_color(YELLOW)
-    for line in ((0, y, x - gap, y), (x + gap, y, size, y), (x, 0, x, y - gap), (x, y + gap, x, size)):
+    for line in (
+        (0, y, x - gap, y),
+        (x + gap, y, size, y),
+        (x, 0, x, y - gap),
+        (x, y + gap, x, size),
+    ):
         draw.line(line, fill=colour, width=1)
     font = ImageFont.truetype(FONT, max(14, size // 14))
     a, b, c, d = plane.letters

@@ -78,9 +78,7 @@ class Tools:
         self._remember()
         return self._finish("area", self.pending, "", None)
 
-    def _finish(
-        self, kind: Kind, spots: tuple[Spot, ...], text: str, frame: int | None
-    ) -> Taken:
+    def _finish(self, kind: Kind, spots: tuple[Spot, ...], text: str, frame: int | None) -> Taken:
         assert self.mesh is not None
         try:
             done = take(kind, self._name(kind), spots, self.mesh, text, frame)
