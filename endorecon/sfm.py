@@ -147,16 +147,15 @@ def _poses_of(model: Any) -> dict[str, np.ndarray]:
     return out
 
 
-def merge(models: list[Any]) -> tuple[dict[str, np.ndarray], int]:
-    """Poses of the largest model and of those that can be tied to it; how many were tied.
+def merge(models: list[dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], int]:
+    """Poses by name of the first model and of those that can be tied to it; how many were tied.
 
     Two models are tied by a similarity from the frames they share (at least 3), when it brings the
     shared frames together to a tenth of their spread and 3 degrees.
     """
-    poses = _poses_of(models[0])
+    poses = dict(models[0])
     tied = 0
-    for other in models[1:]:
-        theirs = _poses_of(other)
+    for theirs in models[1:]:
         common = sorted(set(poses) & set(theirs))
         if len(common) < 3:
             continue
@@ -260,7 +259,7 @@ def main(job_file: str) -> int:
         models = map_frames(job, database, work / "mapping")
         if models:
             model, others = models[0], [m.num_reg_images() for m in models[1:]]
-            poses, tied = merge(models)
+            poses, tied = merge([_poses_of(m) for m in models])
             if tied:
                 camera = next(iter(model.cameras.values()))
                 model = with_known_poses(job, database, poses, camera, work / "merged")

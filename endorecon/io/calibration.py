@@ -162,8 +162,8 @@ def _model(
     fisheye = bool(data.get("fisheye", False)) or name.startswith(
         ("opencv_fisheye", "fisheye", "equidistant", "kannala")
     )
-    known = ("", "opencv", "plumb_bob", "rational", "radtan", "pinhole", "simple_radial", "brown")
-    if not fisheye and not name.startswith(known):
+    known = ("opencv", "plumb_bob", "rational", "radtan", "pinhole", "simple_radial", "brown")
+    if name and not fisheye and not name.startswith(known):
         raise InputRefused(
             f"the distortion model {word!r} is not known to me",
             "known are plumb_bob, rational_polynomial, equidistant, OPENCV and OPENCV_FISHEYE",

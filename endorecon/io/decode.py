@@ -45,8 +45,6 @@ class Tally:
     promised: int = 0  # 0: the file does not say
     errors: int = 0
     complete: bool = False  # the end of the file (not of --end) was reached
-    last_time_s: float = 0.0
-    duration_s: float = 0.0
 
     @property
     def partial(self) -> bool:
@@ -144,7 +142,6 @@ def _decode_images(
             )
         size = (w, h)
         tally.decoded += 1
-        tally.last_time_s = t
         image = data[..., ::-1]
         if width is not None and width < w:
             image = cv2.resize(image, (width, round(h * width / w)), interpolation=cv2.INTER_AREA)
@@ -177,18 +174,16 @@ def _decode_video(
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         rate = float(stream.average_rate or 30)
-        if stream.duration and stream.time_base:
-            tally.duration_s = float(stream.duration * stream.time_base)
-        elif container.duration:
-            tally.duration_s = container.duration / 1e6
-        tally.promised = stream.frames or round(tally.duration_s * rate)
+        tally.promised = stream.frames
+        duration = container.duration / 1e6 if container.duration else 0.0
         shape: tuple[int, int, int] | None = None
+        first = last = 0.0
         index = -1
         for frame, broken in _frames_of(container, stream, tally, deinterlace):
             index += 1
             tally.decoded += 1
             t = frame.time if frame.time is not None else index / rate
-            tally.last_time_s = t
+            first, last = (t, t) if index == 0 else (min(first, t), max(last, t))
             if end is not None and t > end:
                 return
             turn = round(frame.rotation) % 360
@@ -204,6 +199,10 @@ def _decode_video(
                 continue
             yield _picture(frame, index, t, turn, width, broken)
         tally.complete = True
+        if not tally.promised and duration > 0 and index > 0:
+            # no count in the file: its duration tells, whatever the frame rate does
+            covered = (last - first) * (1 + 1 / index) / duration
+            tally.promised = tally.decoded if covered > 0.97 else round(tally.decoded / covered)
 
 
 def _frames_of(

@@ -72,6 +72,14 @@ def read_frames(
     if deinterlace:
         warnings.append("The video is interlaced; it was deinterlaced (bwdif).")
     kept = {r.frame_index for r in verdict.records if r.kept}
+    copies = sum(r.reason in ("duplicate", "frozen") for r in verdict.records)
+    if len(kept) < config.min_frames and len(kept) + copies >= config.min_frames:
+        raise NotEnoughInformation(
+            f"no parallax: the camera does not move ({copies} of {len(small)} frames repeat the one "
+            f"before them; need at least {config.min_frames} that differ, found {len(kept)})",
+            "move the tip sideways while filming",
+            path,
+        )
     if len(kept) < config.min_frames:
         raise NotEnoughInformation(
             f"need at least {config.min_frames} usable frames, found {len(kept)} of {len(small)} "
