@@ -271,6 +271,8 @@ class EvaluateConfig:
     """RANSAC trials a scale, when there are no landmarks to start from."""
     click_sigma_px: float = 1.0
     """Assumed click noise in source pixels where repeats are too few to estimate it."""
+    update_ct: bool = False
+    """Also write the CT with what the video opened set to air (NRRD and DICOM)."""
     update_margin_mm: float = 0.0
     """CT update: open only what lies this far before the observed surface."""
     seed: int = 0

@@ -44,7 +44,7 @@ def anatomy(points: np.ndarray, seed: int = 0, opened: float = 0.0) -> np.ndarra
     ridge = 2.2 - np.sqrt((p[..., 0] - 1.0) ** 2 + ((p[..., 1] + 9.0) / 3.0) ** 2)
     f = np.maximum(f, np.minimum(ridge, 1.5 * (10.0 - p[..., 2])))
     if opened:
-        for centre in ((-16, 2, 4), (15, 3, -4)):
+        for centre in ((-9, 5, 19), (9, -4, -19)):
             hole = np.linalg.norm(p - np.array(centre), axis=-1) - opened
             f = np.minimum(f, hole)
     return f
@@ -161,7 +161,7 @@ def make_run(
     )
     s = scale if unit == "unitless" else 1.0  # recon units a mm
     turn = Rotation.from_rotvec([0.4, -0.7, 0.3]).as_matrix()
-    recon_from_ct = compose(turn, -s * turn @ (ORIGIN + [3.0, 1.0, -2.0]), s)
+    recon_from_ct = compose(turn, -s * turn @ (ORIGIN + np.array([3.0, 1.0, -2.0])), s)
 
     source = Camera(640, 480, 420.0, 418.0, 322.0, 238.0, "OPENCV", (-0.18, 0.03, 0.001, -0.0005))
     pinhole = Camera(240, 180, 150.0, 150.0, 120.0, 90.0)

@@ -165,9 +165,7 @@ def _ct_scale(
         return Scale(similarity.scale, registered.log_scale_sigma, unseen)
     if key not in cache:
         names = tuple(n for n in paired.names if n.casefold() in key)
-        found = scale_without(
-            registered.points, target, paired, names, registered.result, config
-        )
+        found = scale_without(registered.points, target, paired, names, registered.result, config)
         if found is None:
             cache[key] = Scale(similarity.scale, registered.log_scale_sigma, False)
         else:

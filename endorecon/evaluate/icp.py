@@ -59,7 +59,7 @@ def rim_faces(faces: Array) -> Array:
     unique, count = np.unique(edges, axis=0, return_counts=True)
     rim = np.zeros(int(faces.max()) + 1, bool)
     rim[unique[count == 1]] = True
-    return rim[faces].any(1)
+    return np.asarray(rim[faces].any(1))
 
 
 @dataclass(frozen=True)

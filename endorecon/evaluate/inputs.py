@@ -81,7 +81,7 @@ def own_scale(info: dict[str, Any], surface: Surface) -> tuple[OwnScale | None, 
 
 
 def scale_from_known(plans: list[Plan], recon: ReconLandmarks) -> OwnScale | None:
-    """Millimetres from lengths known in view (an instrument's shaft, a ruler), precision-weighted."""
+    """Millimetres from lengths known in view (a shaft, a ruler), weighted by precision."""
     found = []
     for plan in (p for p in plans if p.known_mm is not None):
         names = {n.casefold(): k for k, n in enumerate(recon.mean.names)}

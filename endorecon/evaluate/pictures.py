@@ -1,8 +1,8 @@
 """The report's pictures as PNG bytes: charts by matplotlib, surfaces by PyVista off screen.
 
 matplotlib's object interface is used, so no state and no display is needed. Colours: reconstruction
-blue, CT grey, doubtful orange; signed distances on a diverging scale from -1 to +1 mm. Everything
-in LPS mm (x to the patient's left, y to the back, z up).
+blue, CT grey, doubtful orange; signed distances on a diverging scale that ends at a round number.
+Everything in LPS mm (x to the patient's left, y to the back, z up).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from endorecon.errors import EndoreconError
 from endorecon.evaluate.icp import Target
 from endorecon.evaluate.statistics import surface_distance
 from endorecon.io.rundir import RunDir
@@ -114,6 +115,8 @@ def convergence(events: list[dict[str, Any]]) -> bytes | None:
     figure, axes = _figure(3.4, 2.4)
     rounds, change = zip(*found, strict=True)
     axes.semilogy(rounds, 100 * np.array(change), "o-", color=_BLUE, ms=4)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.set_xticks(sorted(set(rounds)))
     axes.set_xlabel("round")
     axes.set_ylabel("median change of depth (%)")
@@ -143,7 +146,7 @@ def frames(run: RunDir, count: int = 3) -> bytes | None:
     for k in np.linspace(0, max(len(indices) - 1, 0), count).round().astype(int):
         try:
             chosen.append((indices[k], run.frame_image(indices[k])))
-        except (IndexError, ValueError, OSError, RuntimeError, Exception):
+        except (IndexError, EndoreconError):
             continue
     if not chosen:
         return None
@@ -166,6 +169,13 @@ def frames(run: RunDir, count: int = 3) -> bytes | None:
     return _png(figure)
 
 
+def colour_span(signed: Array) -> float:
+    """The colour scale in mm: the smallest round number that holds 95 % of the distances."""
+    values = np.abs(signed[np.isfinite(signed)])
+    need = float(np.percentile(values, 95)) if len(values) else 1.0
+    return next((s for s in (0.1, 0.2, 0.5, 1.0, 2.0) if s >= need), 5.0)
+
+
 def surfaces(
     surface: Surface, ct: Surface, target: Target, landmarks: dict[str, Array], size: int = 560
 ) -> bytes:
@@ -174,14 +184,20 @@ def surfaces(
     Grey is the CT; orange the weak surface, which is not coloured because it is not trusted.
     """
     import pyvista as pv
+    from PIL import Image
+    from vtkmodules.vtkCommonCore import vtkLogger
 
+    vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_OFF)  # it warns of the X server it can spare
     _, signed = surface_distance(surface.vertices, target, 5.0)
     mesh = pv.PolyData.from_regular_faces(surface.vertices, surface.faces)
     mesh["distance"] = np.nan_to_num(signed)
+    span = colour_span(signed[surface.status == OBSERVED])
     certain = (surface.status[surface.faces] == OBSERVED).all(1) & np.isfinite(
         signed[surface.faces]
     ).all(1)
-    plotter = pv.Plotter(shape=(2, 2), off_screen=True, window_size=(2 * size, 2 * size), border=False)
+    plotter: Any = pv.Plotter(
+        shape=(2, 2), off_screen=True, window_size=[2 * size, 2 * size], border=False
+    )
     centre = surface.vertices[np.unique(surface.faces)].mean(0)
     reach = float(np.ptp(surface.vertices, axis=0).max())
     near = np.abs(ct.vertices - centre).max(1) < 0.75 * reach + 5.0
@@ -193,18 +209,18 @@ def surfaces(
             plotter.add_mesh(ct_mesh, color="#c8cdd2", opacity=0.16, specular=0.0)
         if certain.any():
             plotter.add_mesh(
-                mesh.extract_cells(certain), scalars="distance", cmap="RdBu", clim=(-1, 1),
+                mesh.extract_cells(certain), scalars="distance", cmap="RdBu", clim=(-span, span),
                 show_scalar_bar=k == 0, smooth_shading=False,
                 scalar_bar_args={
                     "title": "to CT (mm)", "vertical": True, "height": 0.5, "width": 0.07,
                     "position_x": 0.88, "position_y": 0.25, "color": _INK, "n_labels": 5,
-                    "label_font_size": 15, "title_font_size": 15, "fmt": "%+.1f",
+                    "label_font_size": 15, "title_font_size": 15, "fmt": "%+.2f",
                 },
             )  # fmt: skip
         if (~certain).any():
             plotter.add_mesh(mesh.extract_cells(~certain), color=_ORANGE, opacity=0.35)
         if landmarks:
-            points = pv.PolyData(np.array(list(landmarks.values())))
+            points: Any = pv.PolyData(np.array(list(landmarks.values())))
             points["name"] = list(landmarks)
             plotter.add_point_labels(
                 points, "name", font_size=15, text_color=_INK, point_color="black", point_size=9,
@@ -220,8 +236,6 @@ def surfaces(
         plotter.enable_anti_aliasing("ssaa")
     image = plotter.screenshot(None, return_img=True)
     plotter.close()
-    from PIL import Image
-
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    Image.fromarray(np.asarray(image)).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -202,7 +202,10 @@ def check_scale(scale: float, own: OwnScale | None, config: EvaluateConfig) -> N
     if abs(ratio - 1) <= config.max_scale_error:
         return
     guess = ""
-    for factor, words in ((1000.0, "metres for millimetres"), (10.0, "centimetres for millimetres")):
+    for factor, words in (
+        (1000.0, "metres for millimetres"),
+        (10.0, "centimetres for millimetres"),
+    ):
         if abs(np.log(ratio / factor)) < 0.3 or abs(np.log(ratio * factor)) < 0.3:
             guess = f": one side took {words}"
     raise InputRefused(

@@ -85,9 +85,7 @@ def render(document: Document, shown: dict[str, str], missing: tuple[str, ...]) 
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["num"] = _number
-    template = environment.from_string(
-        Path(__file__).with_name("report.html").read_text("utf-8")
-    )
+    template = environment.from_string(Path(__file__).with_name("report.html").read_text("utf-8"))
     return template.render(
         d=document,
         f=document.facts,

@@ -27,10 +27,12 @@ from endorecon.evaluate import report, summary
 from endorecon.evaluate.icp import Target
 from endorecon.evaluate.measure import Plan, read_plans
 from endorecon.evaluate.register import OwnScale, Registered, register, surface_points
+from endorecon.evaluate.update_ct import update_ct
 from endorecon.geometry import apply, scale_of
 from endorecon.io import atomic, slicer
+from endorecon.io.ct import write_ct
 from endorecon.io.plyfile import write_surface
-from endorecon.io.rundir import RunDir, hash_file
+from endorecon.io.rundir import RunDir, hash_file, iterate_depths
 from endorecon.scene import Landmarks, Measurement, Registration, Surface
 
 Array = NDArray[Any]
@@ -72,8 +74,8 @@ def evaluate_run(
 ) -> Evaluation:
     """Evaluate a run folder against a CT and write RUN/evaluation.
 
-    `distances` is distances.yaml. hold_out: "pairs" (the scale of each distance comes from a fit that
-    has not seen its landmarks), "none", or names of landmarks left out of every fit. Raises
+    `distances` is distances.yaml. hold_out: "pairs" (the scale of each distance comes from a fit
+    that has not seen its landmarks), "none", or names of landmarks left out of every fit. Raises
     EndoreconError subclasses as ecosystem.md 6.2 and 6.3 ask; then nothing is written.
     """
     config = config or EvaluateConfig()
@@ -127,6 +129,11 @@ def evaluate_run(
         sentence, warnings, scale, header, printed, tuple(rows), registered, own, facts, provenance
     )
     _write_data(out, document, placed, side.landmarks, recon)
+    if config.update_ct and side.volume is not None:
+        T = registered.primary.ct_from_recon
+        updated = update_ct(side.volume, iterate_depths(folder), placed, T, config)
+        write_ct(out / "ct_updated.nrrd", updated.volume)
+        write_ct(out / "ct_updated_dicom", updated.volume)
     html, pdf, missing = report.write(out, document, folder, placed, side.surface, target, config)
     return Evaluation(
         out, sentence, (*warnings, *missing), scale, header, printed, tuple(rows),

@@ -195,8 +195,8 @@ def precision(differences: Array, subjects: Array, observers: Array) -> Precisio
             raise ValueError("not finite")
     except (ValueError, np.linalg.LinAlgError, ImportError):
         return Precision(float(d.mean()), _within(d, subjects, observers), nan, nan, nan, "cells")
-    roots = np.sqrt([within, between, within + between, distance])
-    return Precision(bias, *(float(r) for r in roots[:3]), float(roots[3]), method)
+    r = np.sqrt([within, between, within + between, distance]).tolist()
+    return Precision(bias, r[0], r[1], r[2], r[3], method)
 
 
 def _within(d: Array, subjects: Array, observers: Array) -> float:

@@ -203,7 +203,7 @@ def sentence(
     surface = numbers["surface"]["reconstruction to CT"]
     where = (
         f"the observed surface lies {surface['mean']:.2f} mm from the CT on average "
-        f"(95 % within {surface['p95']:.2f} mm, {surface['coverage']:.0%} overlap)"
+        f"(95 % within {surface['p95']:.2f} mm, {100 * surface['coverage']:.0f} % overlap)"
     )
     main = numbers["agreement"].get("primary")
     if main is None:

@@ -55,7 +55,8 @@ def read_ct(path: Path, series: str | None = None) -> CtVolume:
     path = Path(path)
     if not path.exists():
         raise InputRefused("The CT does not exist", "check the name", path)
-    kernel, notes = "", ()
+    kernel = ""
+    notes: tuple[str, ...] = ()
     sitk.ProcessObject.GlobalWarningDisplayOff()
     try:
         if path.is_dir():
@@ -79,7 +80,9 @@ def read_ct(path: Path, series: str | None = None) -> CtVolume:
             )
     except RuntimeError as error:  # SimpleITK's only exception; its text may name files and tags
         raise InputRefused(
-            "The pixels of the CT cannot be decoded", "export it uncompressed", path
+            "The CT cannot be decoded, or does not say how it lies in the patient",
+            "export it as NIfTI, NRRD in LPS or RAS, or uncompressed DICOM",
+            path,
         ) from error
     if not np.isfinite(hu).all():
         raise InputRefused("The CT holds values that are not numbers", "export it again", path)

@@ -94,7 +94,7 @@ def _load(path: Path) -> tuple[Array, Array, Array]:
     import trimesh
 
     try:
-        mesh = trimesh.load(path, force="mesh", process=False)
+        mesh: Any = trimesh.load(path, force="mesh", process=False)
         vertices, faces = np.asarray(mesh.vertices, float), np.asarray(mesh.faces, np.int64)
     except Exception as error:  # trimesh has no exception of its own for damaged files
         raise InputRefused("The mesh file is damaged", "export it again", path) from error
@@ -107,7 +107,7 @@ def _load(path: Path) -> tuple[Array, Array, Array]:
         vertices, inverse = np.unique(vertices, axis=0, return_inverse=True)
         faces = inverse.reshape(-1)[faces]
     colors = np.full((len(vertices), 3), 200, np.uint8)
-    visual = getattr(mesh, "visual", None)
+    visual: Any = getattr(mesh, "visual", None)
     if getattr(visual, "kind", None) == "vertex" and len(visual.vertex_colors) == len(vertices):
         colors = np.asarray(visual.vertex_colors)[:, :3].astype(np.uint8)
     return vertices, faces, colors
