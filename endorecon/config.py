@@ -51,6 +51,8 @@ class PosesConfig:
     """Refuse when less than this share of the frames is in the largest model."""
     min_angle_deg: float = 1.0
     """Refuse when the median triangulation angle is smaller: no parallax."""
+    min_parallax_px: float = 1.5
+    """Refuse when matches of no two frames move more than this beyond a turn of the camera."""
 
 
 @dataclass(frozen=True)
@@ -357,6 +359,34 @@ class PhantomConfig:
     """Factor on the hand's tremor."""
     clearance_mm: float = 4.0
     """The tip stays this far from the wall."""
+    ct_pixel_mm: float = 0.4
+    """Pixel of the CT slices."""
+    ct_slice_mm: float = 0.6
+    """Slice thickness and distance of the CT."""
+    ct_blur_mm: float = 0.3
+    """The scanner's blur in the plane, one standard deviation."""
+    ct_noise_hu: float = 20.0
+    """Noise of the CT."""
+    patient_cell_mm: float = 0.5
+    """A real CT is resampled to this before its airway is taken."""
+    patient_reach_mm: float = 45.0
+    """Half the edge of the box round the seed point."""
+    patient_iso_hu: float = -450.0
+    """What is darker is air."""
+    patient_smooth_mm: float = 0.45
+    """Smoothing of the airway's wall."""
+    patient_flight_mm: float = 40.0
+    """The endoscope goes at most this far from the seed point."""
+    observers: int = 2
+    """Simulated observers who click the landmarks."""
+    repeats: int = 3
+    """How often each observer clicks everything."""
+    click_frames: int = 5
+    """Frames in which a landmark is clicked, where it is seen in as many."""
+    click_px: float = 1.2
+    """Unsteadiness of a click, one standard deviation in pixels."""
+    observer_mm: float = 0.12
+    """How far an observer's idea of a landmark lies from the landmark, along the wall."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ class Route:
     waypoints: Array  # (n, 3) tip positions from shallow to deep
     rigid: bool
     up: Array  # (3,) what a surgeon holds upwards
+    clearance_mm: float | None = None  # in a narrow place: overrides the config's
+    sweep_mm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,10 @@ def _sinus(rng: np.random.Generator, asymmetry: float, roughness: float) -> _Dra
     probes: dict[str, tuple[Array, Array]] = {
         "nasal sill": (np.array([6.3, 0.0, 6.5]), -z_axis),
         "inferior turbinate head": (np.array([w - 3.2, 5.5, 9.5]), y_axis),
-        "middle turbinate head": (np.array([m_ := p["middle_turbinate_x"], face - length - 5, 23.0]), y_axis),
+        "middle turbinate head": (
+            np.array([m_ := p["middle_turbinate_x"], face - length - 5, 23.0]),
+            y_axis,
+        ),
         "septal spur": (np.array([5.5, spur_y, 6.2]), -x_axis),
         "maxillary ostium anterior": (ostium + (1.2, 0, 0), -y_axis),
         "maxillary ostium posterior": (ostium + (1.2, 0, 0), y_axis),
@@ -316,7 +321,9 @@ def _colon(rng: np.random.Generator, asymmetry: float, roughness: float) -> _Dra
     folds = []
     y = 14.0 + vary(0.0, 3.0)
     while y < length - 12:
-        folds.append((y, vary(1.0, 0.3) * p["fold_height"], vary(0, np.pi), vary(2.4, 0.4), vary(0, 4.0)))
+        folds.append(
+            (y, vary(1.0, 0.3) * p["fold_height"], vary(0, np.pi), vary(2.4, 0.4), vary(0, 4.0))
+        )
         y += p["fold_spacing"] * vary(1.0, 0.2)
     polyps = []
     for k in range(4):

@@ -82,10 +82,12 @@ def make_path(
     right = np.cross(along, route.up)
     right /= np.linalg.norm(right, axis=1, keepdims=True)
     high = np.cross(right, along)
-    sweep = config.sweep_mm * wander(rng, grid, config.sweep_period_s, 2)
+    margin = config.clearance_mm if route.clearance_mm is None else route.clearance_mm
+    width = config.sweep_mm if route.sweep_mm is None else route.sweep_mm
+    sweep = width * wander(rng, grid, config.sweep_period_s, 2)
     tip = tip + sweep[:, :1] * right + sweep[:, 1:] * high * 0.7
     for _ in range(40):
-        lack = config.clearance_mm + 0.4 - clear(tip)
+        lack = margin + 0.4 - clear(tip)
         if lack.max() <= 0.3:
             break
         g = gradient(distance, tip, 0.3)

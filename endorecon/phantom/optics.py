@@ -129,10 +129,13 @@ class Stage:
     mesh: Mesh
     mucosa: Mucosa
     config: PhantomConfig
+    rest: Array  # (v, 3) where the vertices are when nothing moves: the texture sticks to that
 
 
-def make_stage(mesh: Mesh, mucosa: Mucosa, config: PhantomConfig) -> Stage:
-    """Load a mesh into Embree."""
+def make_stage(
+    mesh: Mesh, mucosa: Mucosa, config: PhantomConfig, rest: Array | None = None
+) -> Stage:
+    """Load a mesh into Embree; rest: its vertices before it was deformed."""
     import open3d as o3d
 
     scene = o3d.t.geometry.RaycastingScene()
@@ -140,7 +143,7 @@ def make_stage(mesh: Mesh, mucosa: Mucosa, config: PhantomConfig) -> Stage:
         o3d.core.Tensor(mesh.vertices.astype(np.float32)),
         o3d.core.Tensor(mesh.faces.astype(np.uint32)),
     )
-    return Stage(scene, mesh, mucosa, config)
+    return Stage(scene, mesh, mucosa, config, mesh.vertices if rest is None else rest)
 
 
 def cast(stage: Stage, rays: Array, world_from_camera: Array) -> dict[str, Array]:
@@ -245,8 +248,11 @@ def render(
         n /= np.linalg.norm(n, axis=1, keepdims=True)
         view = -d / np.linalg.norm(d, axis=1, keepdims=True)
         lights = fibres(config) @ pose[:3, :3].T + pose[:3, 3]
-        albedo = stage.mucosa.albedo(points, corners)
-        glossy = stage.mucosa.tilt(points, n, t[:, 0] / camera.fx)
+        still = points
+        if stage.rest is not mesh.vertices:
+            still = np.einsum("ij,ijk->ik", b, stage.rest[corners])
+        albedo = stage.mucosa.albedo(still, corners)
+        glossy = stage.mucosa.tilt(still, n, t[:, 0] / camera.fx)
         colour = shade(points, n, glossy, albedo, view, lights, pose[:3, 2], config)
         total[ok] += colour
     image = np.zeros((camera.height * camera.width, 3), np.float32)

@@ -47,7 +47,11 @@ def next_exposure(exposure: float | None, brightness: float, config: PhantomConf
 
 
 def develop(
-    radiance: Array, exposure: float, camera: Camera, config: PhantomConfig, rng: np.random.Generator
+    radiance: Array,
+    exposure: float,
+    camera: Camera,
+    config: PhantomConfig,
+    rng: np.random.Generator,
 ) -> Array:
     """The (h, w, 3) uint8 picture of a linear radiance image (vignetting already in it)."""
     import cv2

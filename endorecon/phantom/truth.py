@@ -59,7 +59,14 @@ def load_truth(folder: Path) -> Truth:
     c = json.loads((place / "cameras.json").read_text())
     a = json.loads((place / "anatomy.json").read_text())
     camera = Camera(
-        c["width"], c["height"], c["fx"], c["fy"], c["cx"], c["cy"], c["model"], tuple(c["distortion"])
+        c["width"],
+        c["height"],
+        c["fx"],
+        c["fy"],
+        c["cx"],
+        c["cy"],
+        c["model"],
+        tuple(c["distortion"]),
     )
     return Truth(
         folder=place,

@@ -1,14 +1,15 @@
 """Make a phantom: anatomy -> wall -> flight -> video, CT, landmarks, clicks and exact truth.
 
-`make_phantom` writes one folder (LPS mm throughout, see truth.py): `video.mp4`, `calibration.yaml`
-and `truth/`. Same arguments, same bytes: every frame
-has its own random generator, and the only thing that runs in order is the exposure.
+`make_phantom` writes one folder, LPS mm throughout: `video.mp4`, `calibration.yaml` (OpenCV's own
+format: pixel centres at 0), `ct/` (DICOM), `ct.nii.gz`, `landmarks.mrk.json`, `distances.yaml`,
+`clicks.csv` and `truth/` (see truth.py: pixel centres at .5). Same arguments, same bytes: every
+frame has its own random generator, and the only thing that runs in order is the exposure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from numpy.typing import NDArray
 
 from endorecon.config import PhantomConfig
 from endorecon.errors import UsageError
+from endorecon.io.slicer import write_landmarks
 from endorecon.phantom.anatomy import Anatomy, make_anatomy
-from endorecon.phantom.implicit import Mesh, extract_mesh, sample_volume
+from endorecon.phantom.clicks import make_clicks, write_clicks
+from endorecon.phantom.ct import make_ct, write_dicom, write_nifti
+from endorecon.phantom.implicit import Mesh, extract_mesh, gradient, sample_volume
 from endorecon.phantom.motion import make_path
 from endorecon.phantom.optics import (
     Stage,
@@ -31,9 +35,11 @@ from endorecon.phantom.optics import (
     render,
 )
 from endorecon.phantom.sensor import develop, meter, next_exposure, vignetting
-from endorecon.phantom.texture import make_mucosa
+from endorecon.phantom.spoilers import Spoilers, check
+from endorecon.phantom.texture import Mucosa, make_mucosa
 from endorecon.phantom.truth import write_calibration, write_cameras, write_json, write_mesh
-from endorecon.scene import Camera
+from endorecon.phantom.video import VideoWriter
+from endorecon.scene import Camera, Landmarks
 
 Array = NDArray[Any]
 
@@ -43,15 +49,26 @@ LEVELS: dict[str, dict[str, float]] = {
     "default": {},
     "hard": {"texture": 0.55, "vessels": 0.7, "shot_noise": 2.0, "read_noise": 2.0, "wetness": 1.6},
 }
+# Rotated-grid supersampling; sample k is also instant k of the shutter.
+_SUBPIXELS = np.array([[0.375, 0.125], [0.875, 0.375], [0.125, 0.625], [0.625, 0.875]])
 
 
 @dataclass(frozen=True)
 class PhantomProgress:
     """How far the making has come."""
 
-    stage: str  # "anatomy", "frame", "ct", ...
+    stage: str  # "anatomy", "ct", "frame", "clicks"
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class Flight:
+    """Times (n,) s, poses (n, 4, 4) at mid shutter, and `instants` (n, 4, 4, 4) of each shutter."""
+
+    times: Array
+    poses: Array
+    instants: Array
 
 
 def at_level(config: PhantomConfig, level: str) -> PhantomConfig:
@@ -75,29 +92,30 @@ def make_phantom(
     spoil: dict[str, float] | None = None,
     config: PhantomConfig | None = None,
 ) -> Iterator[PhantomProgress]:
-    """Write a phantom folder, yielding progress; see the module docstring."""
+    """Write a phantom folder, yielding progress.
+
+    ct, seed_point: take the anatomy from a real CT, the air round a point in LPS mm, in place of
+    the family. spoil: spoilers by name (spoilers.NAMES) with strengths in [0, 1]. Raises UsageError
+    for arguments that cannot mean anything.
+    """
     config = at_level(config or PhantomConfig(), level)
+    spoil = dict(spoil or {})
+    _check(family, frames, width, height, ct, seed_point, spoil)
     out = Path(out)
     (out / "truth" / "depth").mkdir(parents=True, exist_ok=True)
     yield PhantomProgress("anatomy", 0, 1)
-    anatomy = make_anatomy(family, seed, config.size, config.asymmetry, config.roughness)
+    anatomy = _anatomy(family, seed, ct, seed_point, config)
     volume = sample_volume(anatomy.distance, anatomy.low, anatomy.high, config.side_mm)
     mesh = extract_mesh(anatomy.distance, volume)
-    yield PhantomProgress("anatomy", 1, 1)
-    stage = _stage(anatomy, mesh, seed, config)
-    camera = make_camera(width, height, config)
-    times, poses, blurred = fly(anatomy, stage, seed, frames, config)
     write_mesh(out / "truth" / "mesh.ply", mesh)
-    write_cameras(out / "truth" / "cameras.json", camera, poses, times)
-    write_calibration(out / "calibration.yaml", camera)
-    write_json(out / "truth" / "anatomy.json", _describe(anatomy, seed, level))
-    for i, picture in enumerate(film(stage, camera, blurred, seed, out / "video.mp4")):
-        del picture
-        _write_depth(out / "truth" / "depth" / f"{i:06d}.npz", stage, camera, poses[i])
-        yield PhantomProgress("frame", i + 1, frames)
+    yield PhantomProgress("anatomy", 1, 1)
+    hu, lps_from_index = make_ct(volume, anatomy.family, np.random.default_rng([seed, 5]), config)
+    del volume
+    write_nifti(out / "ct.nii.gz", hu, lps_from_index)
+    write_dicom(out / "ct", hu, lps_from_index, seed, anatomy.family)
+    _write_landmarks(out, anatomy)
+    yield PhantomProgress("ct", 1, 1)
 
-
-def _stage(anatomy: Anatomy, mesh: Mesh, seed: int, config: PhantomConfig) -> Stage:
     mucosa = make_mucosa(
         np.random.default_rng([seed, 2]),
         anatomy.family,
@@ -107,13 +125,73 @@ def _stage(anatomy: Anatomy, mesh: Mesh, seed: int, config: PhantomConfig) -> St
         config.vessels,
         config.relief,
     )
-    return make_stage(mesh, mucosa, config)
+    stage = make_stage(mesh, mucosa, config)
+    camera = make_camera(width, height, config)
+    flight = fly(anatomy, stage, seed, frames, config)
+    spoilers = Spoilers(spoil, seed, frames, (width, height), 1.0 / config.frames_per_second)
+    write_cameras(out / "truth" / "cameras.json", camera, flight.poses, flight.times)
+    write_calibration(out / "calibration.yaml", camera)
+    write_json(
+        out / "truth" / "anatomy.json",
+        _describe(anatomy, seed, level)
+        | {"spoilers": spoil, "frozen_frames": list(spoilers.frozen)},
+    )
+    with VideoWriter(out / "video.mp4", camera, config) as video:
+        for i, (picture, z, valid) in enumerate(film(stage, camera, flight, seed, spoilers)):
+            video.add(picture)
+            np.savez_compressed(
+                out / "truth" / "depth" / f"{i:06d}.npz", z=z, valid=valid, K=camera.K
+            )
+            yield PhantomProgress("frame", i + 1, frames)
+    normals = {
+        name: g / np.linalg.norm(g)
+        for name, p in anatomy.landmarks.items()
+        for g in gradient(anatomy.distance, p[None])
+    }
+    rng = np.random.default_rng([seed, 6])
+    rows = make_clicks(
+        anatomy.landmarks, normals, stage, camera, flight.poses, rng, config, spoilers.frozen
+    )
+    write_clicks(out / "clicks.csv", rows)
+    yield PhantomProgress("clicks", len(rows), len(rows))
 
 
-def fly(
-    anatomy: Anatomy, stage: Stage, seed: int, frames: int, config: PhantomConfig
-) -> tuple[Array, Array, Array]:
-    """times (n,), poses (n, 4, 4) at mid shutter, and (n, 4, 4, 4): four instants of each."""
+def _check(
+    family: str,
+    frames: int,
+    width: int,
+    height: int,
+    ct: Path | None,
+    seed_point: tuple[float, float, float] | None,
+    spoil: dict[str, float],
+) -> None:
+    check(spoil)
+    if family not in ("sinus", "colon"):
+        raise UsageError(f"no phantom family {family!r}", "choose sinus or colon")
+    if frames < 2:
+        raise UsageError("a phantom video needs at least 2 frames", "give --frames")
+    if width < 64 or height < 64 or width % 2 or height % 2:
+        raise UsageError(f"the size {width}x{height} cannot be filmed", "give even numbers from 64")
+    if (ct is None) != (seed_point is None):
+        raise UsageError("--ct and --seed-point belong together", "give both or neither")
+
+
+def _anatomy(
+    family: str,
+    seed: int,
+    ct: Path | None,
+    seed_point: tuple[float, float, float] | None,
+    config: PhantomConfig,
+) -> Anatomy:
+    if ct is not None and seed_point is not None:
+        from endorecon.phantom.patient import patient_anatomy
+
+        return patient_anatomy(Path(ct), seed_point, config)
+    return make_anatomy(family, seed, config.size, config.asymmetry, config.roughness)
+
+
+def fly(anatomy: Anatomy, stage: Stage, seed: int, frames: int, config: PhantomConfig) -> Flight:
+    """The path of a seed through an anatomy."""
     import open3d as o3d
 
     def clearance(p: Array) -> Array:
@@ -130,83 +208,67 @@ def fly(
     shifted = everything.ravel()[order] - everything.min()
     poses[order] = make_path(rng, anatomy.route, anatomy.distance, shifted, config, clearance)
     poses = poses.reshape(frames, 5, 4, 4)
-    return times, poses[:, 0], poses[:, 1:]
+    return Flight(times, poses[:, 0], poses[:, 1:])
 
 
 def film(
-    stage: Stage, camera: Camera, blurred: Array, seed: int, path: Path
-) -> Iterator[Array]:
-    """Render, develop and encode every frame; yields the uint8 pictures (before h264)."""
+    stage: Stage, camera: Camera, flight: Flight, seed: int, spoilers: Spoilers
+) -> Iterator[tuple[Array, Array, Array]]:
+    """Every frame in order: picture (h, w, 3) uint8 before h264, z (h, w) mm, valid (h, w)."""
     config = stage.config
     mask = content_mask(camera, config)
     pixels = np.flatnonzero(mask.ravel() > 0)
     v, u = np.divmod(pixels, camera.width)
-    # Rotated-grid supersampling; sample k is also instant k of the shutter.
-    offsets = np.array([[0.375, 0.125], [0.875, 0.375], [0.125, 0.625], [0.625, 0.875]])
-    rays = np.stack([lens_rays(np.stack([u, v], -1) + o, camera) for o in offsets])
+    rays = np.stack([lens_rays(np.stack([u, v], -1) + o, camera) for o in _SUBPIXELS])
     falloff = vignetting(camera, config)[..., None]
+
+    def expose(i: int) -> tuple[Array, Array]:
+        now = _at_time(stage, spoilers, float(flight.times[i]))
+        radiance = render(now, camera, flight.instants[i], rays, pixels) * falloff
+        return spoilers.on_radiance(radiance, i), depth_image(now, camera, flight.poses[i])
+
     exposure: float | None = None
-    with _Video(path, camera, config) as video, ThreadPoolExecutor(2) as pool:
-        images = _ahead(pool, lambda p: render(stage, camera, p, rays, pixels) * falloff, blurred)
-        for i, radiance in enumerate(images):
+    before: Array | None = None
+    with ThreadPoolExecutor(2) as pool:
+        for i, (radiance, z) in enumerate(_ahead(pool, expose, len(flight.times))):
             brightness = meter(radiance, mask)
-            if exposure is None:
-                exposure = next_exposure(None, brightness, config)
+            exposure = exposure or next_exposure(None, brightness, config)
             rng = np.random.default_rng([seed, 4, i])
-            picture = develop(radiance, exposure, camera, config, rng)
+            clean = develop(radiance, exposure, camera, config, rng)
             exposure = next_exposure(exposure, brightness, config)
-            video.add(picture)
-            yield picture
+            picture, hidden = spoilers.on_picture(clean, before, i)
+            before = picture
+            yield picture, z, np.isfinite(z) & (mask >= 1.0) & ~hidden
 
 
-def _ahead(pool: ThreadPoolExecutor, work: Any, items: Array, depth: int = 3) -> Iterator[Array]:
-    """Results of work(item) in order, computed a few items ahead (map would hold them all)."""
-    waiting = []
-    for item in items:
-        waiting.append(pool.submit(work, item))
+def _at_time(stage: Stage, spoilers: Spoilers, time_s: float) -> Stage:
+    """The stage while the patient breathes; the stage itself if he does not."""
+    mesh: Mesh = spoilers.deform(stage.mesh, time_s)
+    if mesh is stage.mesh:
+        return stage
+    mucosa: Mucosa = stage.mucosa
+    return make_stage(mesh, mucosa, stage.config, rest=stage.mesh.vertices)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[int], Any], count: int, depth: int = 3
+) -> Iterator[Any]:
+    """work(0), work(1), ... in order, computed a few ahead (pool.map would hold them all)."""
+    waiting: list[Future[Any]] = []
+    for i in range(count):
+        waiting.append(pool.submit(work, i))
         if len(waiting) >= depth:
             yield waiting.pop(0).result()
     for job in waiting:
         yield job.result()
 
 
-class _Video:
-    """An h264 file that closes itself."""
-
-    def __init__(self, path: Path, camera: Camera, config: PhantomConfig) -> None:
-        import av
-
-        self._container = av.open(str(path), "w", options={"movflags": "faststart"})
-        rate = round(config.frames_per_second * 1000)
-        from fractions import Fraction
-
-        stream = self._container.add_stream("libx264", rate=Fraction(rate, 1000))
-        stream.width, stream.height = camera.width, camera.height
-        stream.pix_fmt = "yuv420p"
-        # One thread: x264 decides alike on every machine, so that the bytes repeat.
-        stream.options = {"crf": str(config.crf), "preset": "medium", "threads": "1"}
-        self._stream = stream
-
-    def __enter__(self) -> _Video:
-        return self
-
-    def add(self, picture: Array) -> None:
-        import av
-
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        for packet in self._stream.encode(frame):
-            self._container.mux(packet)
-
-    def __exit__(self, *_: object) -> None:
-        for packet in self._stream.encode():
-            self._container.mux(packet)
-        self._container.close()
-
-
-def _write_depth(path: Path, stage: Stage, camera: Camera, pose: Array) -> None:
-    z = depth_image(stage, camera, pose)
-    valid = np.isfinite(z) & (content_mask(camera, stage.config) >= 1.0)
-    np.savez_compressed(path, z=z, valid=valid, K=camera.K)
+def _write_landmarks(out: Path, anatomy: Anatomy) -> None:
+    names = tuple(anatomy.landmarks)
+    points = np.array([anatomy.landmarks[n] for n in names])
+    write_landmarks(out / "landmarks.mrk.json", Landmarks(names, points))
+    lines = [f"- {{name: {n}, from: {a}, to: {b}}}\n" for n, a, b in anatomy.distances]
+    (out / "distances.yaml").write_text("".join(lines))
 
 
 def _describe(anatomy: Anatomy, seed: int, level: str) -> dict[str, Any]:
