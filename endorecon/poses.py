@@ -72,16 +72,13 @@ def estimate_views(
     n = len(frames)
     registered = int(result.get("registered", 0))
     angle = float(result.get("median_angle_deg", 0.0))
+    if result["pairs"] >= 0.5 * n and result["parallax_px"] < config.min_parallax_px:
+        angle = min(angle or 90.0, float(result["parallax_deg"]))
+        registered = max(registered, 2)
     if registered >= 2 and angle < config.min_angle_deg:
         raise NotEnoughInformation(
-            f"no parallax: the median triangulation angle is {angle:.1f} degrees, "
+            f"no parallax: the median triangulation angle is {angle:.2f} degrees, "
             f"need at least {config.min_angle_deg:g}",
-            "move the tip sideways while filming; turning or zooming on the spot shows no depth",
-        )
-    if registered < 2 and _static(frames):
-        raise NotEnoughInformation(
-            "no parallax: the camera does not move enough to see any place from two sides "
-            f"(triangulation angle about 0.0 degrees, need at least {config.min_angle_deg:g})",
             "move the tip sideways while filming; turning or zooming on the spot shows no depth",
         )
     others = tuple(int(m) for m in result["other_models"])
@@ -169,11 +166,6 @@ def given_views(
     unit = unit or trajectory.unit
     source = "given poses" if unit == "mm" else None
     return _views(replace(frames, camera=camera), model, notes, angle, False, (), source)
-
-
-def _static(frames: Frames) -> bool:
-    motion = np.array([r.motion_px for r in frames.records if r.kept and np.isfinite(r.motion_px)])
-    return len(motion) == 0 or float(np.median(motion)) < 0.003 * frames.source_width
 
 
 def _name(frame_index: int) -> str:

@@ -3,7 +3,7 @@
 pycolmap may not share a process with cv2 (their zlibs clash), so `poses.py` writes pictures and
 masks, starts this module, and reads the model with its own reader. One JSON object a line on
 stdout tells the progress; `result.json` beside the model, written last, tells the outcome.
-Nothing of endorecon but numpy-only geometry is imported here.
+Nothing of endorecon but numpy-only modules is imported here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from endorecon import geometry
+from endorecon import geometry, sfm_check
 
 # Smallest triangulation angles (degrees) that may start a model, wide ones first: a narrow start
 # drifts, but a slow nasal video may offer nothing else. The last one only measures "no parallax".
@@ -244,11 +244,8 @@ def main(job_file: str) -> int:
             stale.unlink()
         extract_and_match(job, database)
         matched.write_text("{}")
-    with pc.Database.open(database) as db:
-        result: dict[str, Any] = {
-            "verified_pairs": db.num_verified_image_pairs(),
-            "inlier_matches": db.num_inlier_matches(),
-        }
+    matches = sfm_check.Matches(database)
+    result: dict[str, Any] = {"inlier_matches": sum(len(m) for m in matches.pairs.values())}
     model, others, tied = None, [], 0
     if job.get("poses"):
         _say("triangulation")
@@ -258,13 +255,22 @@ def main(job_file: str) -> int:
     else:
         models = map_frames(job, database, work / "mapping")
         if models:
+            _say("bundle adjustment")
             model, others = models[0], [m.num_reg_images() for m in models[1:]]
             poses, tied = merge([_poses_of(m) for m in models])
-            if tied:
-                camera = next(iter(model.cameras.values()))
-                model = with_known_poses(job, database, poses, camera, work / "merged")
-            _say("bundle adjustment")
-            adjust(model, job)
+            for step in range(3):
+                checked, changes = sfm_check.place_again(model, matches, poses, job["seed"])
+                if changes or (step == 0 and tied):
+                    camera = next(iter(model.cameras.values()))
+                    model = with_known_poses(job, database, checked, camera, work / "checked")
+                adjust(model, job)
+                poses = _poses_of(model)
+                if not changes:
+                    break
+    lens = next(iter(model.cameras.values())) if model is not None else matches.camera
+    result["parallax_px"], result["parallax_deg"], result["pairs"] = sfm_check.parallax(
+        matches, lens
+    )
     out = work / "model"
     shutil.rmtree(out, ignore_errors=True)
     if model is not None and model.num_reg_images() >= 2:

@@ -1,4 +1,4 @@
-"""Made pictures with exact truth for the video and poses tests: a textured tube, and video files."""
+"""Made pictures with exact truth for the tests of video and poses: a textured tube, files."""
 
 from __future__ import annotations
 

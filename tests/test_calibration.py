@@ -1,4 +1,4 @@
-"""Calibrations: other programs' files, half a pixel at the door, other image sizes, undistortion."""
+"""Calibrations: others' files, half a pixel at the door, other image sizes, undistortion."""
 
 from __future__ import annotations
 

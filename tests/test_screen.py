@@ -83,7 +83,7 @@ def test_a_picture_in_the_picture_and_writing_beside_it_are_left_out() -> None:
         p.image[10:30, 280:380] = 200  # writing, never moves
         p.image[150:200, 300:370] = 90 + 40 * np.sin(p.frame_index)  # a small moving picture
     verdict = screen.screen(pictures, VideoConfig())
-    left, top, right, bottom = verdict.content.box(W, H)
+    left, _, right, _ = verdict.content.box(W, H)
     assert right < 275 and left < 85
     assert any("beside" in w for w in verdict.warnings)
 

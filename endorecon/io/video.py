@@ -75,8 +75,8 @@ def read_frames(
     copies = sum(r.reason in ("duplicate", "frozen") for r in verdict.records)
     if len(kept) < config.min_frames and len(kept) + copies >= config.min_frames:
         raise NotEnoughInformation(
-            f"no parallax: the camera does not move ({copies} of {len(small)} frames repeat the one "
-            f"before them; need at least {config.min_frames} that differ, found {len(kept)})",
+            f"no parallax: the camera does not move ({copies} of {len(small)} frames repeat the "
+            f"one before; need at least {config.min_frames} that differ, found {len(kept)})",
             "move the tip sideways while filming",
             path,
         )
