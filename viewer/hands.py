@@ -39,6 +39,7 @@ class Hands:
         self.tools = Tools(session.case, None)
         self._held: tuple[Taken, ...] = ()  # while a round's preview is on show
         self._measured_on: Any = None
+        self.ask_note: Callable[[], str] = lambda: ""  # a front door puts its question here
 
     def take_over(self, case: Case) -> None:
         """Another case is on show. Measurements wait while it is a preview, and are measured anew
@@ -99,7 +100,7 @@ class Hands:
         if spot is None:
             self.session.say("There is no surface here", bad=True)
             return
-        self.place(spot)
+        self.place(spot, self.ask_note() if self.tools.kind == "note" else "")
 
     def click_frame(self, u: float, v: float) -> None:
         """A click in the video frame at pixel (u, v): the place in the scene, as a point or spot."""
@@ -213,3 +214,23 @@ class Hands:
             return None
         self.session.say(f"Written: {file}")
         return file
+
+    def turntable(self, path: Path | None = None) -> Path | None:
+        """Write one turn of the view as MP4."""
+        from .headless import write_turntable
+
+        return self._write(path, "turntable.mp4", lambda f: write_turntable(self.session, f))
+
+    def annotate(self, name: str, text: str) -> None:
+        """Write a note to a measurement."""
+        self.tools.annotate(name, text)
+        self._redraw(f"{name}: {text}")
+
+    def remove(self, name: str) -> None:
+        """Take a measurement away."""
+        self.tools.remove(name)
+        self._redraw(f"{name} removed")
+
+    def _redraw(self, words: str) -> None:
+        self.session.layers.refresh("measurements")
+        self.session.say(words)

@@ -35,15 +35,20 @@ class Mouse:
         self.style.AddObserver("StartInteractionEvent", lambda *_: session.turning(True))
         self.style.AddObserver("EndInteractionEvent", lambda *_: session.turning(False))
         interactor.SetInteractorStyle(self.style)
-        interactor.AddObserver("LeftButtonPressEvent", self._left_down, 1.0)
-        interactor.AddObserver("LeftButtonReleaseEvent", self._left_up, -1.0)
-        interactor.AddObserver("MouseMoveEvent", self._move, 1.0)
+        # On the style, not on the interactor: while it turns, the style has all events for itself.
+        self.style.AddObserver("LeftButtonPressEvent", self._left_down)
+        self.style.AddObserver("LeftButtonReleaseEvent", self._left_up)
+        self.style.AddObserver("MouseMoveEvent", self._move)
+        for wheel in ("MouseWheelForwardEvent", "MouseWheelBackwardEvent"):
+            interactor.AddObserver(wheel, lambda *_: session.scope.loosen(), 1.0)
 
     def _left_down(self, *_: Any) -> None:
         self._down = self.iren.GetEventPosition()
+        self.style.OnLeftButtonDown()
 
     def _left_up(self, *_: Any) -> None:
         down, self._down = self._down, None
+        self.style.OnLeftButtonUp()
         x, y = self.iren.GetEventPosition()
         if down is None or abs(x - down[0]) > STILL_PX or abs(y - down[1]) > STILL_PX:
             return
@@ -64,6 +69,9 @@ class Mouse:
             far = max(abs(x - self._down[0]), abs(y - self._down[1])) > STILL_PX
             if far:
                 self.session.scope.loosen()
+                self.style.OnMouseMove()
+        else:  # the middle button moves
+            self.style.OnMouseMove()
 
     def _right_down(self, *_: Any) -> None:
         self._zoom_from = self.iren.GetEventPosition()[1]

@@ -172,6 +172,8 @@ class Overlay:
     def update(self) -> None:
         """Before each picture: font sizes, scale bar, letters, cube."""
         W, H = self.renderer.GetSize()
+        if min(W, H) <= 1:
+            return
         if (W, H) != self._size:
             self._size = (W, H)
             for actor, share in self._texts.values():

@@ -24,7 +24,7 @@ from .legend import Legend
 from .overlay import Overlay
 from .rounds import Rounds
 from .scope import Scope
-from .slices import WINDOWS, bounds, picture
+from .slices import WINDOWS, bounds, picture, point_in
 from .style import BACKGROUND, CYAN, YELLOW
 from .surface_layer import COLOURINGS, SurfaceLayer, depth_in, faces_towards, limits
 
@@ -307,8 +307,10 @@ class Session:
         right = np.cross(up, side)
         right /= np.linalg.norm(right)
         W, H = self.renderer.GetSize()
+        if min(W, H) <= 1:  # the window is not yet on the screen
+            W, H = 4, 3
         half = np.tan(np.radians(self.camera.GetViewAngle()) / 2) * 0.74  # writing needs room
-        wide, high = np.abs(p @ right) / (half * W / max(H, 1)), np.abs(p @ np.cross(side, right))
+        wide, high = np.abs(p @ right) / (half * W / H), np.abs(p @ np.cross(side, right))
         return float((np.maximum(wide, high / half) + p @ side).max())
 
     def frame_moved(self) -> None:
@@ -387,6 +389,11 @@ class Session:
         low, high = bounds(volume)
         return picture(volume, name, np.clip(self.cursor, low, high), self.window, size)
 
+    def cursor_from_slice(self, name: str, u: float, v: float, size: int = 300) -> None:
+        """A click at pixel (u, v) of a slice picture moves the cursor there."""
+        if self.ct is not None and self.ct.volume is not None:
+            self.set_cursor(point_in(self.ct.volume, name, self.cursor, u, v, size))
+
     def set_window(self, window: str) -> None:
         """Choose the CT window preset."""
         self.window = window
@@ -426,3 +433,14 @@ class Session:
             self.compare(open_case(self.case.run.path, rounds[0]))
         except EndoreconError as error:
             self.say(error.what, bad=True)
+
+
+def prepare(session: Session, colour: str, frame: int | None, other: Case | None) -> None:
+    """What the command line asked for at the start."""
+    if colour != "photo":
+        session.colour(colour)
+    if frame is not None:
+        session.scope.to_frame(frame)
+        session.scope.fly()
+    if other is not None:
+        session.compare(other)

@@ -72,6 +72,9 @@ def sample(ct: CtVolume, plane: Plane, at: float, step: float) -> tuple[Array, A
     p[..., plane.right] = right[None]
     p[..., plane.down] = down[:, None]
     index = geometry.apply(geometry.invert(ct.lps_from_index), p)
+    # Rounding must not push the outermost pixels out of the grid.
+    top = np.array(ct.hu.shape[::-1]) - 1.0
+    index = np.where((index > -0.01) & (index < top + 0.01), np.clip(index, 0, top), index)
     hu = map_coordinates(ct.hu, np.moveaxis(index[..., ::-1], -1, 0), order=1, cval=-1024.0)
     return hu, p[0, 0], p[-1, -1]
 
@@ -91,8 +94,8 @@ def picture(ct: CtVolume, name: str, point: Array, window: str, size: int = 300)
     canvas = image.convert("RGB")
     draw = ImageDraw.Draw(canvas)
     step = extent / size
-    x = left + (point[plane.right] - first[plane.right]) / step
-    y = top + (point[plane.down] - first[plane.down]) / (step * plane.down_sign)
+    x = left + 0.5 + (point[plane.right] - first[plane.right]) / step
+    y = top + 0.5 + (point[plane.down] - first[plane.down]) / (step * plane.down_sign)
     gap, colour = 7, hex_color(YELLOW)
     for line in (
         (0, y, x - gap, y),
@@ -112,3 +115,16 @@ def picture(ct: CtVolume, name: str, point: Array, window: str, size: int = 300)
     draw.text((m, size - m), f"{name} {point[plane.normal]:.1f}", fill=colour, font=small,
               anchor="ld", stroke_width=2, stroke_fill=(0, 0, 0))  # fmt: skip
     return np.asarray(canvas)
+
+
+def point_in(ct: CtVolume, name: str, point: Array, u: float, v: float, size: int) -> Array:
+    """The LPS point (3,) at pixel (u, v) of `picture(..., point, size)`."""
+    plane = PLANES[name]
+    low, high = bounds(ct)
+    step = max(high[plane.right] - low[plane.right], high[plane.down] - low[plane.down]) / size
+    hu, first, _ = sample(ct, plane, float(point[plane.normal]), float(step))
+    out = np.array(point, float)
+    out[plane.right] = first[plane.right] + step * (u - 0.5 - (size - hu.shape[1]) // 2)
+    down = step * (v - 0.5 - (size - hu.shape[0]) // 2)
+    out[plane.down] = first[plane.down] + plane.down_sign * down
+    return np.clip(out, low, high)
