@@ -62,7 +62,7 @@ def read_ct(path: Path, series: str | None = None) -> CtVolume:
         if path.is_dir():
             chosen, notes = dicom.choose_series(path, series)
             files, affine = dicom.ordered_geometry(chosen, path)
-            kernel = str(chosen.headers[0].get("ConvolutionKernel", ""))
+            kernel = _kernel(chosen.headers[0].get("ConvolutionKernel"))
             thickness = chosen.thickness_mm
             hu = _read_slices(files)
         elif path.name.lower().endswith(_VOLUMES):
@@ -109,6 +109,10 @@ def read_ct(path: Path, series: str | None = None) -> CtVolume:
     digest = hashlib.sha256(np.ascontiguousarray(hu.astype("<i2")).tobytes())
     digest.update(affine.astype("<f8").tobytes())
     return CtVolume(hu, affine, float(thickness), kernel, digest.hexdigest()[:16], tuple(notes))
+
+
+def _kernel(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
 def _read_slices(files: tuple[Path, ...]) -> Array:

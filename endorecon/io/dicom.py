@@ -7,7 +7,11 @@ meant. Slices are ordered by position along their normal, never by name or insta
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import logging
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,9 @@ Array = NDArray[Any]
 ALLOWED = ("Modality", "SliceThickness", "PixelSpacing", "ConvolutionKernel")
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
 _NEEDED = (*_GEOMETRY, "RescaleSlope", "RescaleIntercept")
+_KEPT = (
+    *_NEEDED, *ALLOWED, "ImageType", "NumberOfFrames", "SeriesNumber", "SeriesDescription"
+)  # fmt: skip
 _UNEVEN = 0.01  # largest relative deviation of one slice gap
 
 
@@ -34,7 +41,7 @@ class Series:
     modality: str
     thickness_mm: float
     files: tuple[Path, ...]
-    headers: tuple[Any, ...]  # pydicom datasets without pixels, same order
+    headers: tuple[dict[str, Any], ...]  # the tags of _KEPT, None where missing; same order
 
     def line(self) -> str:
         """One line for the list that asks for a choice."""
@@ -50,25 +57,24 @@ def list_series(folder: Path) -> tuple[list[Series], int]:
     Raises InputRefused when there is no DICOM image, or images of several patients.
     """
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
-    groups: dict[str, list[tuple[Path, Any]]] = {}
+    groups: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
     patients: set[str] = set()
     skipped = 0
-    for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
-        try:
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-            uid = str(header.SeriesInstanceUID)
-            if "Rows" not in header:
-                raise KeyError("no image")
-            patients.add(f"{header.get('PatientID', '')}")
-        except (InvalidDicomError, OSError, AttributeError, KeyError, ValueError, EOFError):
-            skipped += 1
-            continue
-        except Exception:  # a fuzzed header can make pydicom raise nearly anything
-            skipped += 1
-            continue
-        groups.setdefault(uid, []).append((file, header))
+    with _quiet():
+        for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+            try:
+                header = pydicom.dcmread(file, stop_before_pixels=True)
+                uid, patient = str(header.SeriesInstanceUID), str(header.get("PatientID", ""))
+                if "Rows" not in header:
+                    raise KeyError("no image")
+            except Exception:  # not DICOM, no image, or fuzzed: pydicom raises nearly anything
+                skipped += 1
+                continue
+            patients.add(patient)
+            kept = {tag: _value(header, tag) for tag in _KEPT}
+            kept["cut short"] = _cut_short(file, header)
+            groups.setdefault(uid, []).append((file, kept))
     if not groups:
         raise InputRefused(
             f"The folder holds no DICOM images ({skipped} other files)",
@@ -84,13 +90,49 @@ def list_series(folder: Path) -> tuple[list[Series], int]:
     return [_series(uid, items) for uid, items in sorted(groups.items())], skipped
 
 
-def _series(uid: str, items: list[tuple[Path, Any]]) -> Series:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """pydicom warns and logs with the values of tags, which may name the patient: silence."""
+    logger = logging.getLogger("pydicom")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
+def _value(header: Any, tag: str) -> Any:
+    """A tag as plain text, number or list; None when it is missing or damaged."""
+    try:
+        value = header.get(tag)
+        if value is None or isinstance(value, str | int | float):
+            return value
+        return [x if isinstance(x, str) else float(x) for x in value]
+    except Exception:  # the value is converted here, so it may be anything
+        return None
+
+
+def _cut_short(file: Path, header: Any) -> bool:
+    """Whether an uncompressed image holds fewer bytes than its size says (GDCM would pad it)."""
+    try:
+        if header.file_meta.TransferSyntaxUID.is_compressed:
+            return False
+        need = int(header.Rows) * int(header.Columns) * int(header.BitsAllocated) // 8
+        return file.stat().st_size < need
+    except Exception:
+        return False
+
+
+def _series(uid: str, items: list[tuple[Path, dict[str, Any]]]) -> Series:
     first = items[0][1]
     return Series(
         uid,
         int(_number(first.get("SeriesNumber"), 0)),
-        str(first.get("SeriesDescription", "")),
-        str(first.get("Modality", "unknown")),
+        str(first.get("SeriesDescription") or ""),
+        str(first.get("Modality") or "of unknown modality"),
         _number(first.get("SliceThickness"), float("nan")),
         tuple(file for file, _ in items),
         tuple(header for _, header in items),
@@ -153,18 +195,26 @@ def ordered_geometry(series: Series, folder: Path) -> tuple[tuple[Path, ...], Ar
             raise InputRefused(
                 "The series is an enhanced (multi-frame) CT", "convert it to single slices", folder
             )
+        if header["cut short"]:
+            raise InputRefused(
+                f"Slice {k + 1} of {len(headers)} is cut short and cannot be decoded",
+                "export the series again",
+                folder,
+            )
         for tag in _NEEDED:
-            if header.get(tag) in (None, ""):
+            if header.get(tag) in (None, "", []):
                 raise InputRefused(
                     f"The tag {tag} is missing in slice {k + 1} of {len(headers)}",
                     "export the series again",
                     folder,
                 )
     try:
-        position = np.array([h.ImagePositionPatient for h in headers], float).reshape(-1, 3)
-        orientation = np.array([h.ImageOrientationPatient for h in headers], float).reshape(-1, 6)
-        spacing = np.array([h.PixelSpacing for h in headers], float).reshape(-1, 2)
-        size = np.array([(h.Rows, h.Columns) for h in headers], int)
+        position = np.array([h["ImagePositionPatient"] for h in headers], float).reshape(-1, 3)
+        orientation = np.array([h["ImageOrientationPatient"] for h in headers], float).reshape(
+            -1, 6
+        )
+        spacing = np.array([h["PixelSpacing"] for h in headers], float).reshape(-1, 2)
+        size = np.array([(h["Rows"], h["Columns"]) for h in headers], int)
     except (TypeError, ValueError) as error:
         raise InputRefused("A geometry tag is damaged", "export it again", folder) from error
     for what, values in (("orientation", orientation), ("spacing", spacing), ("size", size)):
