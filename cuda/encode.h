@@ -134,9 +134,10 @@ static void encode_back_level(const float *table, int res, bool dense, uint32_t 
                 grad[1] += (k & 2 ? v : -v) * wx * wz;
                 grad[2] += (k & 4 ? v : -v) * wx * wy;
             }
-            dx[i + s] += grad[0] * (float)res;
-            dy[i + s] += grad[1] * (float)res;
-            dz[i + s] += grad[2] * (float)res;
+            const float *p[3] = {x + i + s, y + i + s, z + i + s};
+            float *out[3] = {dx + i + s, dy + i + s, dz + i + s};
+            for (int a = 0; a < 3; ++a)  // beyond the box the encoding is constant
+                if (*p[a] >= 0.0f && *p[a] <= 1.0f) *out[a] += grad[a] * (float)res;
         }
     }
 }

@@ -143,7 +143,10 @@ __global__ void position_kernel(Model m, int64_t n, const float *x, const float2
             g[2] += ((k & 4) ? v : -v) * side[0] * side[1];
         }
     }
-    for (int a = 0; a < 3; ++a) g_position[a * n + i] = g[a];
+    for (int a = 0; a < 3; ++a) {  // beyond the box the encoding is constant
+        const float p = x[a * n + i];
+        g_position[a * n + i] = p >= 0.0f && p <= 1.0f ? g[a] : 0.0f;
+    }
 }
 
 __device__ __forceinline__ void load_features(const float2 *pairs, int levels, int64_t n, int64_t i,

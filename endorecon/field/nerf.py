@@ -185,7 +185,7 @@ class NerfField:
         for t in leaves:
             t.requires_grad_(False)
         norm = torch.sqrt((grads[1].double() ** 2).sum() + (grads[2].double() ** 2).sum())
-        told = {k: float(v) for k, v in terms.items()} | {"norm": float(norm)}
+        told = {k: v.item() for k, v in terms.items()} | {"norm": norm.item()}
         if not np.isfinite(list(told.values())).all():
             return False, told
         scale = min(1.0, rates.clip / told["norm"]) if rates.clip > 0 and told["norm"] > 0 else 1.0
