@@ -87,7 +87,7 @@ def make_board_clip(
     falloff = vignetting(camera, config)[..., None]
     with VideoWriter(out / "board.mp4", camera, config) as video:
         for i, pose in enumerate(poses):
-            light = sum(board_radiance(r, pose, config) for r in rays) / len(rays)
+            light = np.mean([board_radiance(r, pose, config) for r in rays], axis=0)
             radiance = (light.reshape(height, width, 3) * falloff).astype(np.float32)
             exposure = 1.8 * next_exposure(None, meter(radiance, mask), config)
             video.add(

@@ -2,11 +2,11 @@
 
 Conventions: hu is indexed (k, j, i) = (z, y, x); lps_from_index maps (i, j, k, 1) to LPS mm. The
 tissue behind a wall is layered by depth: mucosa, bone, then soft tissue (sinus), or bowel wall
-and fat (colon). Partial volume is real: the layered volume is made on the fine grid of the
-anatomy with fractional coverage at the interface, blurred by the scanner's point spread and the slice
+and fat (colon). Partial volume is real: the layered volume is made on the fine grid of the anatomy
+with fractional coverage at the interface, blurred by the scanner's point spread and the slice
 profile, and only then sampled at the voxels; noise is correlated in the plane as filtered
-back-projection leaves it. Everything in the DICOM files is fixed by the seed: no date of today, no
-patient.
+back-projection leaves it. Everything in the DICOM files is fixed by the seed: no date of today,
+no patient.
 """
 
 from __future__ import annotations

@@ -110,7 +110,9 @@ def make_path(
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     roll = np.radians(config.roll_deg) * wander(rng, grid, 3.0, 1)[:, 0]
     # Tremor of the hand, 6-10 Hz, hundredths of a millimetre and tenths of a degree.
-    tremor = np.stack([np.sin(2 * np.pi * f * grid + rng.uniform(0, 6.3)) for f in rng.uniform(6, 10, 6)], 1)  # fmt: skip
+    tremor = np.stack(
+        [np.sin(2 * np.pi * f * grid + rng.uniform(0, 6.3)) for f in rng.uniform(6, 10, 6)], 1
+    )
     tip = tip + 0.02 * config.tremor * tremor[:, :3]
     z = z + 0.0012 * config.tremor * tremor[:, 3:]
     poses = _poses(tip, z, route.up, roll, np.radians(config.scope_deg))

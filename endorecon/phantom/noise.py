@@ -9,6 +9,7 @@ implicit surface needs; order 1 (trilinear) is for colour.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,3 +84,14 @@ def make_tile(
     lattice /= lattice.std()
     rotation = Rotation.random(random_state=rng).as_matrix()
     return Tile(lattice.astype(np.float32), spacing, rotation)
+
+
+def unevenness(rng: np.random.Generator, roughness: float) -> Callable[[Array], Array]:
+    """Smooth displacement of the wall in mm: swellings of 7-15 mm, dimples of 2-5 mm."""
+    large = make_tile(rng, 48, 0.9, (7.0, 15.0), 0.5)
+    small = make_tile(rng, 48, 0.35, (2.2, 5.0), 0.8)
+
+    def displacement(p: Array) -> Array:
+        return roughness * (0.42 * large.sample(p, 3) + 0.055 * small.sample(p, 3))
+
+    return displacement

@@ -63,10 +63,11 @@ def undistort(xy: Array, camera: Camera, steps: int = 12) -> Array:
         factor = np.where(bent > 1e-12, np.tan(theta) / np.maximum(bent, 1e-12), 1.0)
         return xy * factor[..., None]
     out, h = np.array(xy, float), 1e-6
+    dx1, dy1 = np.array([h, 0.0]), np.array([0.0, h])
     for _ in range(steps):
         f = distort(out, camera) - xy
-        jx = (distort(out + [h, 0], camera) - distort(out - [h, 0], camera)) / (2 * h)
-        jy = (distort(out + [0, h], camera) - distort(out - [0, h], camera)) / (2 * h)
+        jx = (distort(out + dx1, camera) - distort(out - dx1, camera)) / (2 * h)
+        jy = (distort(out + dy1, camera) - distort(out - dy1, camera)) / (2 * h)
         det = jx[..., 0] * jy[..., 1] - jy[..., 0] * jx[..., 1]
         det = np.where(np.abs(det) < 0.05, 0.05, det)
         dx = (f[..., 0] * jy[..., 1] - f[..., 1] * jy[..., 0]) / det

@@ -48,7 +48,8 @@ def patient_anatomy(
         raise InputRefused(
             "The seed point lies outside the CT", "give a point in LPS millimetres", series
         )
-    soft = spline_filter(np.clip(ct.hu, -1000.0, 300.0).astype(np.float32), order=3)
+    inner = np.where(_outside(ct.hu, ct.spacing, config.patient_iso_hu), 300.0, ct.hu)
+    soft = spline_filter(np.clip(inner, -1000.0, 300.0).astype(np.float32), order=3)
     hu = np.zeros((n, n, n), np.float32)
     y, z = np.meshgrid(low[1] + cell * np.arange(n), low[2] + cell * np.arange(n), indexing="ij")
     for i in range(n):
@@ -63,7 +64,7 @@ def patient_anatomy(
             prefilter=False,
         )
     air = gaussian_filter(hu, 0.6) < config.patient_iso_hu
-    # Air outside the body is no airway: a shell of tissue closes the box.
+    # A shell of tissue closes the box where it cuts the airway.
     for axis in range(3):
         for side in (slice(0, 3), slice(-3, None)):
             cut = [slice(None)] * 3
@@ -106,6 +107,30 @@ def patient_anatomy(
     )
 
 
+def _length(way: Array) -> float:
+    """Length of a polyline (n, 3), smoothed first: a grid path is a staircase."""
+    from scipy.ndimage import gaussian_filter1d
+
+    smooth = gaussian_filter1d(way.astype(float), 2.0, axis=0, mode="nearest")
+    return max(float(np.linalg.norm(np.diff(smooth, axis=0), axis=1).sum()), 1.0)
+
+
+def _outside(hu: Array, spacing: Array, iso_hu: float, nostril_mm: float = 6.0) -> Array:
+    """Air (k, j, i) round the head: what a ball of the radius of a nostril reaches from outside."""
+    from scipy.ndimage import distance_transform_edt, label
+
+    air = hu < iso_hu
+    wide = distance_transform_edt(np.pad(air, 1, mode="edge"), sampling=spacing[::-1])
+    wide = wide[1:-1, 1:-1, 1:-1] > nostril_mm
+    names, _ = label(wide)
+    # The lower end of the scan cuts the throat: only the four sides are outside for sure.
+    sides = [names[:, 0], names[:, -1], names[:, :, 0], names[:, :, -1]]
+    outer = np.isin(names, np.setdiff1d(np.concatenate([x.ravel() for x in sides]), [0]))
+    if not outer.any():
+        return outer
+    return air & (distance_transform_edt(~outer, sampling=spacing[::-1]) < nostril_mm + 1.5)
+
+
 def _route(field: Array, low: Array, cell: float, config: PhantomConfig) -> Route:
     """The widest way from the middle of the box to the farthest air that a tip can reach."""
     from skimage.graph import MCP_Geometric
@@ -128,8 +153,11 @@ def _route(field: Array, low: Array, cell: float, config: PhantomConfig) -> Rout
         reachable, np.linalg.norm(np.indices(d.shape).T.transpose(2, 1, 0, 3) - start, axis=-1), -1
     )
     gap = np.where(gap * cell * thin <= config.patient_flight_mm, gap, -1)
-    end = np.unravel_index(int(np.argmax(gap)), d.shape)
-    path = np.array(mcp.traceback(end)) * cell * thin + low
+    # Far, but straight: an endoscope does not turn round a corner into a side cavity.
+    far = np.argwhere(gap > 0.5 * gap.max())
+    ways = [np.array(mcp.traceback(end)) for end in far[:: max(1, len(far) // 300)]]
+    worth = [np.linalg.norm(w[-1] - w[0]) ** 3 / _length(w) ** 2 for w in ways]
+    path = ways[int(np.argmax(worth))] * cell * thin + low
     from scipy.ndimage import gaussian_filter1d
 
     path = gaussian_filter1d(path, 3.0, axis=0, mode="nearest")

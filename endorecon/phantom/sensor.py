@@ -56,7 +56,7 @@ def develop(
     """The (h, w, 3) uint8 picture of a linear radiance image (vignetting already in it)."""
     import cv2
 
-    x = radiance * np.float32(exposure)
+    x: Array = radiance * np.float32(exposure)
     # Sensor: a little optical blur, shot noise that grows with light, read noise that does not.
     if config.blur_px > 0:
         x = cv2.GaussianBlur(x, (0, 0), config.blur_px)

@@ -98,7 +98,7 @@ class Spoilers:
         import cv2
 
         count = round(self.strength["blood"] * len(self._drops))
-        cover = np.zeros(picture.shape[:2], np.float32)
+        cover: Array = np.zeros(picture.shape[:2], np.float32)
         for centre, radius, begin in self._drops[:count]:
             if frame >= begin // 2:
                 at = (int(centre[0] * self.width), int(centre[1] * self.height))
@@ -142,7 +142,8 @@ class Spoilers:
 
         out, size = np.ascontiguousarray(picture).copy(), self.height / 900.0
         white = (int(120 + 135 * s),) * 3
-        text = f"ENT 4K  {frame * self.step_s:07.2f}"
-        cv2.putText(out, text, (int(0.03 * self.width), int(0.07 * self.height)), 0, size, white, 1, cv2.LINE_AA)  # fmt: skip
-        cv2.putText(out, "GAIN +2", (int(0.42 * self.width), int(0.93 * self.height)), 0, size, white, 1, cv2.LINE_AA)  # fmt: skip
+        clock = f"ENT 4K  {frame * self.step_s:07.2f}"
+        for text, x, y in ((clock, 0.03, 0.07), ("GAIN +2", 0.42, 0.93)):
+            place = (int(x * self.width), int(y * self.height))
+            cv2.putText(out, text, place, 0, size, white, 1, cv2.LINE_AA)
         return out

@@ -136,14 +136,15 @@ def make_mucosa(
         grain=make_tile(rng, 96, 0.055, (0.3, 1.8), 0.8),
         bumps=make_tile(rng, 96, 0.12, (0.55, 2.6), 0.5),
         vessels=grow_vessels(rng, mesh, distance, *_VESSEL_HABIT[family]),
-        contrast=contrast,
+        contrast=contrast * _CONTRAST[family],
         vessel_strength=vessel_strength,
         relief=0.055 * relief,
     )
 
 
 # (area of wall in mm2 a root, half width of a root in mm, mean length of an arm in mm, wander)
-_VESSEL_HABIT = {"sinus": (26.0, 0.15, 5.0, 0.14), "colon": (150.0, 0.28, 14.0, 0.10)}
+_VESSEL_HABIT = {"sinus": (26.0, 0.15, 5.0, 0.14), "colon": (90.0, 0.24, 10.0, 0.10)}
+_CONTRAST = {"sinus": 1.0, "colon": 0.6}
 
 
 def grow_vessels(
@@ -160,7 +161,8 @@ def grow_vessels(
     from scipy.spatial import cKDTree
 
     v, f = mesh.vertices, mesh.faces
-    face_area = 0.5 * np.linalg.norm(np.cross(v[f[:, 1]] - v[f[:, 0]], v[f[:, 2]] - v[f[:, 0]]), axis=1)  # fmt: skip
+    corner = np.cross(v[f[:, 1]] - v[f[:, 0]], v[f[:, 2]] - v[f[:, 0]])
+    face_area = 0.5 * np.linalg.norm(corner, axis=1)
     roots = max(1, int(face_area.sum() / area_mm2))
     at = v[f[rng.choice(len(f), roots, p=face_area / face_area.sum()), 0]]
     heading = rng.standard_normal((roots, 3))

@@ -207,8 +207,8 @@ def fly(anatomy: Anatomy, stage: Stage, seed: int, frames: int, config: PhantomC
     rng = np.random.default_rng([seed, 3])
     shifted = everything.ravel()[order] - everything.min()
     poses[order] = make_path(rng, anatomy.route, anatomy.distance, shifted, config, clearance)
-    poses = poses.reshape(frames, 5, 4, 4)
-    return Flight(times, poses[:, 0], poses[:, 1:])
+    five = poses.reshape(frames, 5, 4, 4)
+    return Flight(times, five[:, 0], five[:, 1:])
 
 
 def film(
