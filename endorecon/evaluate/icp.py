@@ -138,6 +138,7 @@ class IcpResult:
     covariance: Array  # (7, 7)
     rms: float  # point-to-plane RMS of the inliers
     overlap: float  # share of the points that are inliers
+    weakest_mm: float  # one standard deviation along the least determined motion
 
 
 def icp(
@@ -207,6 +208,7 @@ def _finish(
     r = np.einsum("ni,ni->n", p.moved - p.closest, p.normal)
     on = p.valid & (p.distance < inlier)
     covariance = np.full((7, 7), np.nan)
+    weakest = float("inf")
     dof = 7 if with_scale else 6
     if on.sum() > 10 * dof:
         weight = _weights(r, on, width, points.sigma * scale_of(T))
@@ -222,8 +224,15 @@ def _finish(
         clusters = int((np.abs(sums).sum(1) > 0).sum())
         factor = clusters / max(clusters - dof, 1)
         covariance[:dof, :dof] = factor * bread @ (sums.T @ sums) @ bread
+        # the sandwich is blind to a motion without any resistance (a tube about its axis):
+        # all motions as mm at the RMS radius, residuals independent only between cells
+        radius = float(np.sqrt((weight * ((p.moved - centre) ** 2).sum(1)).sum() / weight.sum()))
+        units = np.array([radius] * 3 + [1.0] * 3 + [radius])[:dof]
+        N = (J[on] / units).T @ (J[on] / units) * clusters / on.sum()
+        noise = max(float(np.sqrt((r[on] ** 2).mean())), 0.02)
+        weakest = noise / float(np.sqrt(max(np.linalg.eigvalsh(N)[0], 1e-12)))
     rms = float(np.sqrt((r[on] ** 2).mean())) if on.any() else float("nan")
-    return IcpResult(T, on, r, width, covariance, rms, float(on.mean()))
+    return IcpResult(T, on, r, width, covariance, rms, float(on.mean()), weakest)
 
 
 def deformation_mm(points: Points, target: Target, result: IcpResult) -> float:

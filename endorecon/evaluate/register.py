@@ -23,6 +23,7 @@ from endorecon.geometry import apply, compose, scale_of, umeyama
 from endorecon.scene import OBSERVED, Registration, Surface
 
 Array = NDArray[Any]
+_WEAK_MM = 0.5  # a motion looser than this is not fixed by the surface
 _HOME_MM = 0.3  # a perturbed start that ends nearer than this has come home
 
 
@@ -119,7 +120,7 @@ def register(
         )
         start, how, width = found[0].b_from_a, "search without landmarks", 1.5
     similar = icp(points, target, start, True, width=width, inlier=config.inlier_mm)
-    if ambiguous:
+    if ambiguous or (paired is None and similar.weakest_mm > _WEAK_MM):
         raise NotEnoughInformation(
             "The registration without landmarks is ambiguous: several places on the CT fit about "
             "equally well, or none fits closely",
@@ -146,11 +147,10 @@ def register(
             f"the registration is not firm: {basin:.0%} of slightly moved starts end in the same "
             "place"
         )
-    sd = np.sqrt(np.diag(best.covariance))
-    if not np.isfinite(sd[:6]).all() or sd[3:6].max() > 0.5 or np.degrees(sd[:3].max()) > 1.0:
+    if best.weakest_mm > _WEAK_MM:
         notes.append(
-            f"the shape of the surface fixes its place poorly (one standard deviation "
-            f"{np.nanmax(sd[3:6]):.2f} mm, {np.degrees(np.nanmax(sd[:3])):.2f} degrees)"
+            "the shape of the surface fixes its place poorly: along its loosest motion one "
+            f"standard deviation is {best.weakest_mm:.1f} mm"
         )
     if fitted is not None and paired is not None:
         moved = np.linalg.norm(apply(best.b_from_a, paired.recon) - paired.ct, axis=1)
@@ -297,4 +297,5 @@ def _rescaled(result: IcpResult, factor: float) -> IcpResult:
         result.covariance,
         result.rms,
         result.overlap,
+        result.weakest_mm,
     )

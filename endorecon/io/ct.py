@@ -149,7 +149,9 @@ def ct_surface(
             "check the threshold, the region, and that these are Hounsfield units",
         )
     # 'ascent' winds the triangles so that the right-hand normal points to lower values
-    vertices, faces, _, _ = marching_cubes(hu, iso_hu, gradient_direction="ascent")
+    vertices, faces, _, _ = marching_cubes(
+        hu, iso_hu, gradient_direction="ascent", allow_degenerate=False
+    )
     index = vertices[:, ::-1] + start  # (k, j, i) -> (i, j, k) mirrors once
     faces = faces[:, ::-1].astype(np.int64)
     if np.linalg.det(ct.lps_from_index[:3, :3]) < 0:
