@@ -47,7 +47,7 @@ def draft_colon(rng: np.random.Generator, asymmetry: float, roughness: float) ->
     y = 14.0 + vary(0.0, 3.0)
     while y < length - 12:
         folds.append(
-            (y, vary(1.0, 0.3) * p["fold_height"], vary(0, np.pi), vary(2.4, 0.4), vary(0, 4.0))
+            (y, vary(1.0, 0.3) * p["fold_height"], vary(0, np.pi), vary(3.7, 0.5), vary(0, 4.0))
         )
         y += p["fold_spacing"] * vary(1.0, 0.2)
     polyps = []
