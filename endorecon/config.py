@@ -43,6 +43,8 @@ class PosesConfig:
     """SIFT's first octave; -1 doubles the image first (four times slower, few more true points)."""
     guided: bool = False
     """Match again along the epipolar lines found (slower, denser)."""
+    sharpen: bool = True
+    """Move observations to where the pictures themselves agree, to a fraction of a pixel."""
     overlap: int = 6
     """Frames matched ahead (sequential, plus quadratic: 1, 2, 4, ... 2^overlap)."""
     camera_model: str = "OPENCV"
@@ -177,19 +179,19 @@ class RefineConfig:
     """False leaves the real frames out (a control, not a way to work)."""
     width: int = 640
     """Width of the refined depth maps in pixels."""
-    neighbours: int = 8
+    neighbours: int = 10
     """Real frames that each depth is compared with."""
     band: float = 0.08
     """Half width of the first search, as a share of depth; later rounds narrow it."""
     steps: int = 41
     """Hypotheses in the band."""
-    radius: int = 3
+    radius: int = 4
     """Half width of the matching window in pixels."""
     noise: float = 0.004
     """Noise of a grey value (0..1) below which texture does not count."""
-    smooth_small: float = 30.0
+    smooth_small: float = 80.0
     """Semi-global penalty, in 1/1000 NCC, of one step between neighbouring pixels."""
-    smooth_large: float = 250.0
+    smooth_large: float = 500.0
     """Semi-global penalty of a jump."""
     jump: float = 0.05
     """Relative step of the prior depth across which nothing is smoothed."""
@@ -201,10 +203,16 @@ class RefineConfig:
     """Smallest relative sigma of a depth: poses and lens are never perfect."""
     checkers: int = 12
     """Depth maps of other frames that each map is held against."""
-    agree: float = 0.006
+    agree: float = 0.008
     """Relative depth difference within which two maps agree."""
     independent: float = 4.0
     """Averaging counts as at most this many independent maps."""
+    edge_step: float = 0.04
+    """Relative step of depth within a window that makes an edge: its depths are less sure."""
+    unconfirmed: float = 0.05
+    """Smallest relative sigma of a depth that no real frame confirms."""
+    usable_trust: float = 0.1
+    """A prior trusted less gives way to its better neighbours before a sweep starts."""
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,7 @@ def _run(
             "first_octave": config.first_octave,
             "guided": config.guided,
             "overlap": config.overlap,
+            "sharpen": config.sharpen,
             "seed": seed,
             "threads": threads if threads > 0 else -1,
             "poses": poses,

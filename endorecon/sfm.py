@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from endorecon import geometry, sfm_check
+from endorecon import geometry, sfm_check, sfm_refine
 
 # Smallest triangulation angles (degrees) that may start a model, wide ones first: a narrow start
 # drifts, but a slow nasal video may offer nothing else. The last one only measures "no parallax".
@@ -196,7 +196,9 @@ def with_known_poses(
     return pc.triangulate_points(model, database, job["images"], out, True, options)
 
 
-def adjust(model: Any, job: dict[str, Any], fixed_poses: bool = False) -> None:
+def adjust(
+    model: Any, job: dict[str, Any], fixed_poses: bool = False, loss_px: float = 1.0
+) -> None:
     """Final bundle adjustment, robust and tight; points that still do not fit are removed."""
     import pycolmap as pc
 
@@ -205,7 +207,7 @@ def adjust(model: Any, job: dict[str, Any], fixed_poses: bool = False) -> None:
     options.refine_rig_from_world = not fixed_poses
     options.refine_focal_length = options.refine_extra_params = not job["calibrated"]
     options.ceres.loss_function_type = pc.LossFunctionType.SOFT_L1
-    options.ceres.loss_function_scale = 1.0
+    options.ceres.loss_function_scale = loss_px
     solver = options.ceres.solver_options
     solver.num_threads = job["threads"]
     solver.max_num_iterations = 100
@@ -213,7 +215,9 @@ def adjust(model: Any, job: dict[str, Any], fixed_poses: bool = False) -> None:
     for _ in range(2):
         pc.bundle_adjustment(model, options)
         model.update_point_3d_errors()
-        for key in [k for k, p in model.points3D.items() if p.error > 3.0 or p.track.length() < 2]:
+        for key in [
+            k for k, p in model.points3D.items() if p.error > 2 + loss_px or p.track.length() < 2
+        ]:
             model.delete_point3D(key)
 
 
@@ -252,6 +256,10 @@ def main(job_file: str) -> int:
         poses = {name: np.array(m) for name, m in job["poses"].items()}
         model = with_known_poses(job, database, poses, None, work / "given")
         adjust(model, job, fixed_poses=True)
+        if job["sharpen"]:
+            result["sharpened"] = sfm_refine.sharpen(model, Path(job["images"]))
+            adjust(model, job, fixed_poses=True, loss_px=0.5)
+            sfm_refine.drop_narrow(model, triangulation_angles(model), list(model.points3D))
     else:
         models = map_frames(job, database, work / "mapping")
         if models:
@@ -267,6 +275,11 @@ def main(job_file: str) -> int:
                 poses = _poses_of(model)
                 if not changes:
                     break
+            if job["sharpen"]:
+                _say("sharpening")
+                result["sharpened"] = sfm_refine.sharpen(model, Path(job["images"]))
+                adjust(model, job, loss_px=0.5)
+                sfm_refine.drop_narrow(model, triangulation_angles(model), list(model.points3D))
     lens = next(iter(model.cameras.values())) if model is not None else matches.camera
     result["parallax_px"], result["parallax_deg"], result["pairs"] = sfm_check.parallax(
         matches, lens

@@ -35,7 +35,8 @@ class Matches:
             for image in db.read_all_images():
                 self.names[image.image_id] = image.name
                 points = np.asarray(db.read_keypoints(image.image_id), float)
-                self.keypoints[image.image_id] = points.reshape(len(points), -1)[:, :2]
+                uv = points[:, :2] if points.ndim == 2 and len(points) else np.zeros((0, 2))
+                self.keypoints[image.image_id] = uv
             for a in self.names:
                 for b in self.names:
                     if a < b and db.exists_two_view_geometry(a, b):
