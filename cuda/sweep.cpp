@@ -17,22 +17,24 @@ namespace {
 // One hypothesis of one view, warped and correlated, row by row with running vertical sums.
 struct Correlator {
     int h, w, r;
-    std::vector<float> ring, vsum, row;
+    std::vector<float> ring, vsum, sums;
     static constexpr int Q = 6;  // m, mI, mII, mW, mWW, mIW
 
     Correlator(int h_, int w_, int r_)
-        : h(h_), w(w_), r(r_), ring((size_t)(2 * r_ + 1) * Q * w_), vsum((size_t)Q * (w_ + 2 * r_)) {}
+        : h(h_), w(w_), r(r_), ring((size_t)(2 * r_ + 1) * Q * w_), vsum((size_t)Q * (w_ + 2 * r_)),
+          sums((size_t)Q * w_) {}
 
     void warp_row(int y, const float* ref, const float* weight, const float* iz0, const float* band,
-                  float u_s, const Warp& q, const float* img, const float* img_weight, float* out) {
+                  float u_s, const Warp& q, const float* __restrict img,
+                  const float* __restrict img_weight, float* __restrict out) {
         const float py = y + 0.5f;
         const float wmax = w - 1.001f, hmax = h - 1.001f;
-        float* m = out;
-        float* mi = out + w;
-        float* mii = out + 2 * w;
-        float* mw = out + 3 * w;
-        float* mww = out + 4 * w;
-        float* miw = out + 5 * w;
+        float* __restrict m = out;
+        float* __restrict mi = out + w;
+        float* __restrict mii = out + 2 * w;
+        float* __restrict mw = out + 3 * w;
+        float* __restrict mww = out + 4 * w;
+        float* __restrict miw = out + 5 * w;
         const size_t o = (size_t)y * w;
         const float* I = ref + o;
         const float* wt = weight + o;
@@ -91,21 +93,28 @@ struct Correlator {
             const int yo = y - r;
             if (yo < 0) continue;
             float* out = ncc + (size_t)yo * w;
-            const float* v0 = vsum.data();
+            for (int k = 0; k < Q; k++) {  // horizontal sums, one quantity at a time: vectorises
+                const float* v0 = vsum.data() + (size_t)k * wp;
+                float* t = sums.data() + (size_t)k * w;
+                for (int x = 0; x < w; x++) t[x] = v0[x] + v0[x + n - 1];
+                for (int d = 1; d < n - 1; d++)
+                    for (int x = 0; x < w; x++) t[x] += v0[x + d];
+            }
+            const float* __restrict s0 = sums.data();
+            const float* __restrict s1 = s0 + w;
+            const float* __restrict s2 = s1 + w;
+            const float* __restrict s3 = s2 + w;
+            const float* __restrict s4 = s3 + w;
+            const float* __restrict s5 = s4 + w;
 #pragma GCC ivdep
             for (int x = 0; x < w; x++) {
-                float s[Q];
-                for (int k = 0; k < Q; k++) {
-                    float t = 0.0f;
-                    for (int d = 0; d < n; d++) t += v0[(size_t)k * wp + x + d];
-                    s[k] = t;
-                }
-                const float inv = 1.0f / std::max(s[0], 1e-6f);
-                const float mi = s[1] * inv, mw = s[3] * inv;
-                const float vi = std::max(s[2] * inv - mi * mi, 0.0f);
-                const float vw = std::max(s[4] * inv - mw * mw, 0.0f);
-                const float c = (s[5] * inv - mi * mw) / std::sqrt((vi + noise2) * (vw + noise2));
-                out[x] = s[0] >= need ? c : -2.0f;
+                const float m = s0[x] > 1e-6f ? s0[x] : 1e-6f;
+                const float inv = 1.0f / m;
+                const float mi = s1[x] * inv, mw = s3[x] * inv;
+                const float ai = s2[x] * inv - mi * mi, aw = s4[x] * inv - mw * mw;
+                const float vi = ai > 0.0f ? ai : 0.0f, vw = aw > 0.0f ? aw : 0.0f;
+                const float c = (s5[x] * inv - mi * mw) / std::sqrt((vi + noise2) * (vw + noise2));
+                out[x] = s0[x] >= need ? c : -2.0f;
             }
         }
     }
@@ -223,7 +232,7 @@ int endorecon_sweep(int h, int w, const float* ref, const float* ref_weight, con
         for (size_t i = 0; i < P; i++) {
             const float c = mass[i] > 0 ? total[P * s + i] / mass[i] : 1.0f;
             total[P * s + i] = c;
-            cost[i * n + s] = (uint16_t)std::lround(std::min(std::max(c, 0.0f), 2.0f) * 1000.0f);
+            cost[i * n + s] = (uint16_t)(std::min(std::max(c, 0.0f), 2.0f) * 1000.0f + 0.5f);
         }
     semi_global(cost.data(), logz.data(), h, w, n, (int)p1, (int)p2, jump, sum.data());
     for (size_t i = 0; i < P; i++) {

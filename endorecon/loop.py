@@ -236,7 +236,7 @@ class Bench:
             bands = [config.refine.band, config.refine.band / 3][-len(self.levels) :]
             levels = self.levels
         else:
-            bands, levels = [config.refine.band / 3], self.levels[-1:]
+            bands, levels = [config.refine.band / 2], self.levels[-1:]
         yield ViewsMeasured(round_, "real frames", 0, len(self.views))
         out = refine.refine_depths(levels, self.neighbours, maps, bands, config.refine)
         yield ViewsMeasured(round_, "real frames", len(self.views), len(self.views))

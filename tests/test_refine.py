@@ -68,7 +68,7 @@ def test_a_wavy_surface_is_found_again_to_a_thousandth_from_a_prior_three_percen
     inner[8:-8, 12:-12] = True
     error = np.abs(out.z - truth[0])[inner] / 20
     assert np.isfinite(out.z[inner]).all()
-    assert np.median(error) < 0.001 and np.quantile(error, 0.95) < 0.012
+    assert np.median(error) < 0.001 and np.quantile(error, 0.95) < 0.025
     assert out.score[inner].mean() > 0.97 and not out.edge[inner].any()
     assert np.isnan(out.z[:3, :5]).all()  # masked: no answer, not a wrong one
 

@@ -88,8 +88,11 @@ def choose_neighbours(views: Views, count: int) -> list[list[int]]:
             a, b = points[both] - centres[i], points[both] - centres[j]
             cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
             angle = float(np.median(np.degrees(np.arccos(np.clip(cosine, -1, 1)))))
-            parallax = min(angle / 4.0, 1.0) * min(1.0, (14.0 / max(angle, 1e-6)) ** 2)
-            scores[j] = both.sum() / own.sum() * parallax
+            parallax = min(angle / 5.0, 1.0) * min(1.0, (14.0 / max(angle, 1e-6)) ** 2)
+            # A frame much nearer or farther shows the place at another scale: windows differ.
+            ratio = np.median(np.log(np.linalg.norm(b, axis=1) / np.linalg.norm(a, axis=1)))
+            alike = np.exp(-((float(ratio) / 0.3) ** 2))
+            scores[j] = both.sum() / own.sum() * parallax * alike
             offset[j] = (centres[j] - centres[i]) / float(np.median(np.linalg.norm(a, axis=1)))
         mine: list[int] = []
         worth = scores.copy()

@@ -10,14 +10,21 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def condition(z: Array, trust: Array, mask: Array) -> Array:
-    """A prior that a sweep can start from: holes filled, specks removed, edges kept. (h, w)."""
+def condition(z: Array, trust: Array, mask: Array, usable: float = 0.0) -> Array:
+    """A prior that a sweep can start from: holes filled, specks removed, edges kept. (h, w).
+
+    Depths with trust of `usable` or less give way to trusted ones within a few pixels; farther
+    away they are all there is, and stay.
+    """
     import cv2
     from scipy.ndimage import distance_transform_edt
 
     good = np.isfinite(z) & (z > 0) & (trust > 0)
     if good.sum() < 16:
         return np.full_like(z, np.nan)
+    sure = good & (trust > usable)
+    if sure.any() and not sure.all():
+        good = sure | (good & (distance_transform_edt(~sure) > 0.02 * z.shape[1]))
     logz: Array = np.log(np.where(good, z, 1.0)).astype(np.float32)
     if not good.all():
         logz = _fill(logz, good)

@@ -70,7 +70,7 @@ def _one_level(
 
     def one(i: int) -> tuple[Array, Array, Array]:
         mask = photos.weight[i] > 0
-        z0 = condition(prior.z[i], prior.trust[i], mask)
+        z0 = condition(prior.z[i], prior.trust[i], mask, config.usable_trust)
         found = sweep(photos, i, neighbours[i], z0, np.full((h, w), band), config, steps)
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = np.sqrt(config.cost_noise / np.maximum(found.curvature, 1e-9))
@@ -103,14 +103,40 @@ def _one_level(
         )
     trust = np.clip(agree / 3, 0, 1) * np.clip((score - 0.3) / 0.5, 0.1, 1)
     trust = trust * (agree / np.maximum(agree + 2 * against, 1))
-    fallback = np.isfinite(prior.z) & ~confirmed
-    return Maps(
-        np.where(confirmed, fused, prior.z).astype(np.float32),
-        np.where(confirmed, fused_sigma, np.maximum(prior.sigma, 0.02 * prior.z)).astype(
-            np.float32
-        ),
-        np.where(confirmed, trust, np.where(fallback, 0.2 * prior.trust, 0)).astype(np.float32),
+    out_z = np.where(confirmed, fused, prior.z).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        lone_sigma = np.maximum(prior.sigma, config.unconfirmed * prior.z)
+    out_sigma = np.where(confirmed, fused_sigma, lone_sigma)
+    out_trust = np.where(confirmed, trust, np.where(np.isfinite(prior.z), 0.2 * prior.trust, 0))
+    steps_near = np.stack([_depth_step(m, config.radius) for m in out_z])
+    edge = steps_near > config.edge_step
+    # A window that holds two surfaces may answer with the wrong one: half the step is possible.
+    out_sigma = np.where(
+        edge, np.hypot(out_sigma, 0.25 * np.minimum(steps_near, 1) * out_z), out_sigma
     )
+    out_trust = np.where(edge, 0.4 * out_trust, out_trust)
+    return Maps(out_z, out_sigma.astype(np.float32), out_trust.astype(np.float32))
+
+
+def _depth_step(z: Array, radius: int) -> Array:
+    """How far z bends, relative to z, over a window of half width `radius`; (h, w), unknown = 0.
+
+    The largest |log z(p + r) + log z(p - r) - 2 log z(p)| of four directions: a slanted plane
+    hardly bends, a step between two surfaces does; spread to the pixels whose window holds it.
+    """
+    import cv2
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logz = np.log(z)
+    h, w = z.shape
+    r = radius
+    padded = np.pad(logz, r, mode="edge")
+    bend = np.zeros((h, w), np.float32)
+    for dx, dy in ((r, 0), (0, r), (r, r), (r, -r)):
+        a = padded[r + dy : r + dy + h, r + dx : r + dx + w]
+        b = padded[r - dy : r - dy + h, r - dx : r - dx + w]
+        bend = np.maximum(bend, np.nan_to_num(np.abs(a + b - 2 * logz)))
+    return np.expm1(np.minimum(cv2.dilate(bend, np.ones((r, r), np.uint8)), 3.0))
 
 
 def _checkers(neighbours: list[list[int]], count: int) -> list[list[int]]:

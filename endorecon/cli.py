@@ -1,0 +1,260 @@
+"""The `endorecon` command: parses, draws events, turns faults into one sentence and an exit code.
+
+The only module that prints. Heavy parts are imported by the command that needs them, so that
+`--help` answers at once. Exit codes: 0 ok, 2 usage, 3 input refused, 4 not enough information,
+5 diverged, 6 resources, 7 environment, 70 bug.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from endorecon.config import Config, with_differences
+from endorecon.errors import BUG_EXIT_CODE, EndoreconError, UsageError
+
+Device = Literal["auto", "cpu", "cuda"]
+NOTICE = "Research software, not for clinical use."
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Turn an endoscope video into a measured surface; the same command again resumes it."""
+
+    input: tyro.conf.Positional[Path]
+    """A video, a folder of images, or a data set folder."""
+    out: Path | None = None
+    """Run folder; runs/<stem of INPUT> when not given."""
+    start: float | None = None
+    """Begin at this second of the video."""
+    end: float | None = None
+    """Stop at this second of the video."""
+    config: str = ""
+    """Preset (default, cpu, accurate) or a YAML file; chosen by the device when not given."""
+    camera: Path | None = None
+    """Calibration: OpenCV YAML or JSON, ROS camera_info, or our own."""
+    given_poses: Annotated[Path | None, tyro.conf.arg(name="poses")] = None
+    """Known poses: COLMAP model, transforms.json, or TUM."""
+    device: Device = "auto"
+    """Where the field is trained."""
+    seed: int = 0
+    """Same seed, same numbers (on a CPU with the same number of threads)."""
+    settings: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
+
+
+def preset_differences(word: str) -> dict[str, Any]:
+    """The differences that a preset name or a YAML file holds. Raises UsageError."""
+    import yaml
+
+    folder = Path(__file__).resolve().parent / "configs"
+    folder = folder if folder.is_dir() else folder.parent.parent / "configs"
+    file = folder / f"{word}.yaml"
+    if not file.is_file():
+        file = Path(word)
+    if not file.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise UsageError(f"There is no preset {word!r}", f"choose one of {known}, or give a file")
+    try:
+        found = yaml.safe_load(file.read_text("utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError("The preset is not plain YAML", "mend it", file) from error
+    if not isinstance(found, dict):
+        raise UsageError("A preset holds sections such as `loop:`", "mend it", file)
+    return found
+
+
+def config_of(word: str) -> Config:
+    """Defaults with a preset's differences. Raises UsageError that names the nearest right key."""
+    try:
+        config: Config = with_differences(Config(), preset_differences(word))
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"Preset {word}: {error.args[0]}", "mend it") from error
+    return config
+
+
+def choose_device(word: Device) -> str:
+    """"cuda" or "cpu". Raises EnvironmentFault when CUDA is asked for and absent."""
+    from endorecon.errors import EnvironmentFault
+
+    if word == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if word == "cuda":
+        raise EnvironmentFault(
+            "There is no CUDA device that torch can use", "run `endorecon doctor`, or --device cpu"
+        )
+    return "cpu"
+
+
+def _value_of(args: list[str], flag: str) -> str | None:
+    """The value of a flag before tyro parses: the preset decides tyro's defaults."""
+    for k, a in enumerate(args):
+        if a == flag and k + 1 < len(args):
+            return args[k + 1]
+        if a.startswith(flag + "="):
+            return a.split("=", 1)[1]
+    return None
+
+
+def fit(args: list[str]) -> int:
+    """endorecon fit INPUT ..."""
+    from endorecon.faces import draw
+
+    asked = _value_of(args, "--device") or "auto"
+    helping = "--help" in args or "-h" in args
+    device = "cpu" if helping else choose_device(asked if asked in ("cpu", "cuda") else "auto")  # type: ignore[arg-type]
+    word = _value_of(args, "--config") or ("default" if device == "cuda" else "cpu")
+    default = Fit(Path(), config=word, settings=config_of(word))
+    default = dataclasses.replace(default, input=tyro.MISSING)
+    parsed = tyro.cli(Fit, args=args, default=default, prog="endorecon fit")
+    from endorecon.pipeline import Job, fit
+
+    out = parsed.out or Path("runs") / parsed.input.stem
+    job = Job(
+        parsed.input, out, parsed.settings, parsed.camera, parsed.given_poses, parsed.start,
+        parsed.end, device, parsed.seed, word,
+    )  # fmt: skip
+    print(f"endorecon fit, preset {word}, device {device}. {NOTICE}")
+    draw(fit(job), job.config)
+    return 0
+
+
+def phantom(args: list[str]) -> int:
+    """endorecon phantom OUT ..."""
+    from endorecon.commands import phantom
+
+    return phantom(args)
+
+
+def evaluate(args: list[str]) -> int:
+    """endorecon evaluate RUN --ct PATH ..."""
+    from endorecon.commands import evaluate
+
+    return evaluate(args)
+
+
+def demo(args: list[str]) -> int:
+    """endorecon demo [OUT] ..."""
+    from endorecon.commands import demo
+
+    return demo(args)
+
+
+def view(args: list[str]) -> int:
+    """endorecon view RUN ..."""
+    from endorecon.commands import view
+
+    return view(args)
+
+
+def export(args: list[str]) -> int:
+    """endorecon export RUN --format ..."""
+    from endorecon.commands import export
+
+    return export(args)
+
+
+def check(args: list[str]) -> int:
+    """endorecon check VIDEO"""
+    from endorecon.commands import check
+
+    return check(args)
+
+
+def doctor(args: list[str]) -> int:
+    """endorecon doctor"""
+    from endorecon.commands import doctor
+
+    return doctor(args)
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "fit": (fit, "turn an endoscope video into a measured surface"),
+    "evaluate": (evaluate, "register a run to CT, measure, report"),
+    "phantom": (phantom, "make a phantom: video, CT and exact truth"),
+    "demo": (demo, "phantom, fit, evaluate and report in one go"),
+    "view": (view, "look at a run, measure in it"),
+    "export": (export, "write the surface or the poses in another format"),
+    "check": (check, "say whether a video is fit for reconstruction"),
+    "doctor": (doctor, "say what this machine lacks and how to mend it"),
+}
+
+
+def usage() -> str:
+    """The first page."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:{width}s}  {text}" for name, (_, text) in COMMANDS.items())
+    return (
+        "usage: endorecon COMMAND ...\n\nA measured 3D model of the anatomy from an ordinary "
+        f"endoscope video. {NOTICE}\n\n{rows}\n\n`endorecon COMMAND --help` lists the flags. "
+        "--debug shows a traceback when something fails."
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [a for a in args if a != "--debug"]
+    # Spinning OpenMP threads cost more than they save; it must be set before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if args else 2
+    if args[0] in ("-V", "--version"):
+        from endorecon import __version__
+
+        print(f"endorecon {__version__}")
+        return 0
+    if args[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"endorecon: there is no command {args[0]!r}{hint}", file=sys.stderr)
+        return UsageError.exit_code
+    try:
+        return COMMANDS[args[0]][0](args[1:])
+    except EndoreconError as error:
+        if debug:
+            raise
+        print(f"endorecon: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("endorecon: stopped; run the same command again to resume", file=sys.stderr)
+        return 130
+    except MemoryError:
+        print(
+            "endorecon: the memory is used up; lower --video.max-width or --video.max-frames",
+            file=sys.stderr,
+        )
+        return 6
+    except Exception as error:
+        if debug:
+            raise
+        from endorecon.io.atomic import as_resource_error
+
+        if isinstance(error, OSError):
+            known = as_resource_error(error, Path(str(error.filename or ".")))
+            if isinstance(known, EndoreconError):
+                print(f"endorecon: {known}", file=sys.stderr)
+                return known.exit_code
+        print(
+            f"endorecon: this is a bug ({type(error).__name__}: {error}); "
+            "run again with --debug and report what it prints",
+            file=sys.stderr,
+        )
+        return BUG_EXIT_CODE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
