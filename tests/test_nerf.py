@@ -198,6 +198,30 @@ def test_a_step_of_the_kernel_is_a_step_of_the_twin() -> None:
             assert off.mean() < 2e-3, k
 
 
+def test_ray_gradients_are_those_of_the_twin_and_of_finite_differences() -> None:
+    _, b = make_case(40, 12, seed=2)
+    one, two = fresh(), fresh()
+    if one.library is None:
+        pytest.skip("no kernel here")
+    two.library = None
+    for field in (one, two):
+        field.parameters.table *= 1e4
+    for found, want in zip(one.ray_gradients(b), two.ray_gradients(b)):
+        assert found.shape == (40, 3) and close(found, want.double(), 1e-3)
+    P, B = doubled(two.parameters, b)
+    slope = one.ray_gradients(b)[0]
+    ray = int(slope.abs().amax(1).argmax())
+    with torch.no_grad():
+        for axis in range(3):
+            values = []
+            for h in (1e-6, -1e-6):
+                B.origin[ray, axis] += h
+                values.append(total_loss(P, B).item())
+                B.origin[ray, axis] -= h
+            want = (values[0] - values[1]) / 2e-6
+            assert slope[ray, axis].item() == pytest.approx(want, rel=1e-2, abs=1e-6)
+
+
 def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"

@@ -21,6 +21,7 @@ __all__ = ["DenseTargets", "StepDone", "fit_field"]
 
 EVENT_STEPS = 20
 SNAPSHOT_STEPS = 100
+RISE = 3.0  # a colour loss this many times the best one so far is a blow-up
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ def fit_field(
 ) -> Iterator[StepDone]:
     """Train `field` in place for `steps` steps, one event every 20.
 
-    Without `targets` this is round 0: many samples spread evenly, full learning rate. A step with a
-    number that is not finite is skipped once, at half rate from the last good state; the second
-    time raises Diverged with the step and the term.
+    A field that has not learnt yet starts with round 0: coarse levels first, samples spread evenly,
+    full learning rate. A number that is not finite, or a colour loss that trebles, is met once by
+    going back to the last good state at half the rate; the second time raises Diverged with the
+    step and the term.
     """
     data = make_training_set(views, targets, config)
     first_round = field.step == 0
@@ -50,9 +52,8 @@ def fit_field(
     else:
         field.open_levels(float(config.levels))
     rate = config.learning_rate * (1.0 if first_round else config.rate_later)
-    good, faults = field.state(), 0
-    sums: dict[str, float] = {}
-    drawn = 0.0
+    good, faults, best = field.state(), 0, math.inf
+    since: list[dict[str, float]] = []  # terms of the steps since the last event
     k = 0
     while k < steps:
         done = k / max(steps, 1)
@@ -65,36 +66,42 @@ def fit_field(
         now = rate * warm * config.rate_last**done
         rates = Rates(now, 0.2 * now, 0.2 * now, field.step + 1, clip=config.clip, anchor=1e-3)
         finite, terms = field.learn(batch, rates)
-        if not finite:
+        bad = ""
+        if finite:
+            field.step += 1
+            k += 1
+            if field.step % config.refresh == 0 or k == 1:
+                field.distil(keep=0.6)
+            since.append({**terms, "drawn": float((batch.colour_weight > 0).sum())})
+            if k % EVENT_STEPS == 0 or k == steps:
+                event = _event(k, steps, since)
+                since = []
+                if event.terms["colour"] > RISE * best:
+                    bad = "colour"
+                best = min(best, event.terms["colour"])
+                yield event
+        else:
+            bad = next((t for t, v in terms.items() if not math.isfinite(v)), "gradient")
+        if bad:
             faults += 1
             if faults > 1:
-                bad = [t for t, v in terms.items() if not math.isfinite(v)] or ["gradient"]
                 raise Diverged(
-                    f"training blew up twice, at step {k + 1} in the term {bad[0]!r}",
+                    f"training blew up twice, at step {k + int(not finite)} in the term {bad!r}",
                     "lower field.learning_rate or field.dense_depth",
                 )
             step = field.step
             field.load(good)
-            field.step = step + 1  # another batch than the one that failed
+            field.step = step + int(not finite)  # another batch than the one that failed
             rate *= 0.5
-            continue
-        field.step += 1
-        k += 1
-        if field.step % config.refresh == 0 or k == 1:
-            field.distil(keep=0.6)
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value
-        drawn += float(batch.colour_weight.sum())
-        if k % EVENT_STEPS == 0 or k == steps:
-            n = k - (k - 1) // EVENT_STEPS * EVENT_STEPS
-            mean = {name: value / n for name, value in sums.items()}
-            square = sums["square"] / max(drawn, 1.0)
-            loss = mean["colour"] + mean["depth"] + mean["spread"]
-            mean.pop("square")
-            yield StepDone(k, steps, loss, -10.0 * math.log10(max(square, 1e-10)), mean)
-            sums, drawn = {}, 0.0
-        if k % SNAPSHOT_STEPS == 0:
+        elif k % SNAPSHOT_STEPS == 0:
             good = field.state()
+
+
+def _event(k: int, steps: int, since: list[dict[str, float]]) -> StepDone:
+    mean = {name: sum(t[name] for t in since) / len(since) for name in since[0]}
+    square = mean.pop("square") / max(mean.pop("drawn"), 1.0)
+    loss = mean["colour"] + mean["depth"] + mean["spread"]
+    return StepDone(k, steps, loss, -10.0 * math.log10(max(square, 1e-10)), mean)
 
 
 def _open_levels(field: NerfField, config: FieldConfig, done: float) -> float:

@@ -7,6 +7,8 @@ undone at every door of this class: what goes in and comes out is in world units
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -196,6 +198,26 @@ class NerfField:
         g[2] = g[2] + rates.anchor * p.extras
         twin.adam(p.extras, g[2], m.extras_m, m.extras_v, rates.extras, rates, False)
         return True, told
+
+    def ray_gradients(self, batch: RayBatch) -> tuple[Tensor, Tensor]:
+        """Gradient of the loss at origin and direction (R, 3) of each ray, for pose refinement.
+
+        Sample depths and viewing directions count as constants: only where the samples lie moves.
+        """
+        z = 0.5 * (batch.edges[:, 1:] + batch.edges[:, :-1])
+        if self.library is not None:
+            _, g = native.gradients(self.library, self.parameters, batch, with_position=True)
+            assert g.position is not None
+            return g.position.sum(2).T.contiguous(), (g.position * z).sum(2).T.contiguous()
+        moved = dataclasses.replace(
+            batch,
+            origin=batch.origin.detach().requires_grad_(True),
+            direction=batch.direction.detach().requires_grad_(True),
+        )
+        terms = twin.losses(moved, twin.composite(self.parameters, moved))
+        total = terms["colour"] + terms["depth"] + terms["spread"]
+        a, b = torch.autograd.grad(total, (moved.origin, moved.direction))
+        return a, b
 
     @torch.no_grad()
     def look(
