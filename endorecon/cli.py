@@ -25,7 +25,11 @@ NOTICE = "Research software, not for clinical use."
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Turn an endoscope video into a measured surface; the same command again resumes it."""
+    """Turn an endoscope video into a measured surface; the same command again resumes it.
+
+    --poses PATH gives known poses in place of structure from motion: a COLMAP model, a
+    transforms.json or a TUM trajectory.
+    """
 
     input: tyro.conf.Positional[Path]
     """A video, a folder of images, or a data set folder."""
@@ -39,13 +43,11 @@ class Fit:
     """Preset (default, cpu, accurate) or a YAML file; chosen by the device when not given."""
     camera: Path | None = None
     """Calibration: OpenCV YAML or JSON, ROS camera_info, or our own."""
-    given_poses: Annotated[Path | None, tyro.conf.arg(name="poses")] = None
-    """Known poses: COLMAP model, transforms.json, or TUM."""
     device: Device = "auto"
     """Where the field is trained."""
     seed: int = 0
     """Same seed, same numbers (on a CPU with the same number of threads)."""
-    settings: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
+    settings: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Config)
 
 
 def preset_differences(word: str) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def config_of(word: str) -> Config:
 
 
 def choose_device(word: Device) -> str:
-    """"cuda" or "cpu". Raises EnvironmentFault when CUDA is asked for and absent."""
+    """ "cuda" or "cpu". Raises EnvironmentFault when CUDA is asked for and absent."""
     from endorecon.errors import EnvironmentFault
 
     if word == "cpu":
@@ -105,8 +107,24 @@ def _value_of(args: list[str], flag: str) -> str | None:
     return None
 
 
+def _without(args: list[str], flag: str) -> list[str]:
+    """The arguments less a flag and its value."""
+    out, skip = [], False
+    for a in args:
+        if skip or a.startswith(flag + "="):
+            skip = False
+        elif a == flag:
+            skip = True
+        else:
+            out.append(a)
+    return out
+
+
 def fit(args: list[str]) -> int:
     """endorecon fit INPUT ..."""
+    # `--poses PATH` shares its word with the section `--poses.key`, which tyro cannot express.
+    poses = _value_of(args, "--poses")
+    args = _without(args, "--poses")
     from endorecon.faces import draw
 
     asked = _value_of(args, "--device") or "auto"
@@ -119,9 +137,10 @@ def fit(args: list[str]) -> int:
     from endorecon.pipeline import Job, fit
 
     out = parsed.out or Path("runs") / parsed.input.stem
+    given = None if poses is None else Path(poses)
     job = Job(
-        parsed.input, out, parsed.settings, parsed.camera, parsed.given_poses, parsed.start,
-        parsed.end, device, parsed.seed, word,
+        parsed.input, out, parsed.settings, parsed.camera, given, parsed.start, parsed.end,
+        device, parsed.seed, word,
     )  # fmt: skip
     print(f"endorecon fit, preset {word}, device {device}. {NOTICE}")
     draw(fit(job), job.config)

@@ -26,7 +26,7 @@ from endorecon.io import calibration, viewstore
 from endorecon.io.rundir import RunDir, hash_file
 from endorecon.scene import Frames, Views
 
-RESUMABLE_DIFFERENCES = ("loop", "surface", "evaluate")  # sections that may change between starts
+RESUMABLE_DIFFERENCES = ("loop", "surface", "evaluate", "phantom")  # sections that may change between starts
 
 
 @dataclass(frozen=True)
