@@ -63,6 +63,7 @@ def view(
 
     session = Session(make_plotter(size), case, ct)
     try:
+        session.on_render = lambda: None  # the picture is drawn once, when it is written
         prepare(session, colour, frame, other)
         if screenshot is not None:
             screenshot.parent.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ class Session:
     def __init__(self, plotter: Any, case: Case, ct: Path | None = None) -> None:
         self.plotter = plotter
         self.listeners: list[Callable[[], None]] = []
-        self.on_render: Callable[[], None] = plotter.render
+        self.on_render: Callable[[], None] = lambda: None  # until all is in place
         self.message, self.bad = "", False
         self.case = case
         self.colouring, self.inside = "photo", False
@@ -79,6 +79,10 @@ class Session:
         self.renderer.AddObserver("StartEvent", lambda *_: self.scope.resized())
         for note in case.notes[:1]:
             self.say(note)
+        # pyvista's own render does nothing off-screen before its first picture.
+        off = bool(getattr(plotter, "off_screen", False))
+        self.draw_now = plotter.render_window.Render if off else plotter.render
+        self.on_render = self.draw_now
 
     # -- what is shown ---------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ HINT = {
 }
 COLUMNS = (
     "name", "kind", "value", "low", "high", "unit", "along", "along_low", "along_high", "x", "y",
-    "z", "space", "registered", "tre_mm", "surface", "frame", "note", "run", "run_date", "version",
+    "z", "space", "registered", "tre", "surface", "frame", "note", "run", "run_date", "version",
     "status", "use",
 )  # fmt: skip
 
@@ -144,7 +144,7 @@ class Tools:
                 "high": t.value + t.half, "unit": unit, "along": t.along,
                 "along_low": t.along - t.along_half, "along_high": t.along + t.along_half,
                 "x": x, "y": y, "z": z, "space": "LPS" if c.mm else "reconstruction",
-                "registered": c.state, "tre_mm": tre if tre is not None else "",
+                "registered": c.state, "tre": tre if tre is not None else "",
                 "surface": "weak" if t.weak else "observed",
                 "frame": "" if t.frame is None else t.frame, "note": t.text, "run": c.name,
                 "run_date": c.date, "version": c.version, "status": c.info.get("status", ""),

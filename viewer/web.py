@@ -155,7 +155,6 @@ class Page:
 
     def draw(self) -> None:
         """A new picture for every browser."""
-        self.session.plotter.render()
         if self.view is not None and self.server.running:
             self.view.update()
 
