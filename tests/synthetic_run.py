@@ -139,6 +139,7 @@ def make_run(
     frames: int = 14,
     depth_sigma: float = 0.08,
     click_px: float = 1.0,
+    observer_mm: float = 0.15,
     observers: int = 2,
     repeats: int = 3,
     unit: str = "unitless",
@@ -209,11 +210,14 @@ def make_run(
     intr = {"fl_x": 150.0, "fl_y": 150.0, "cx": 120.0, "cy": 90.0, "w": 240, "h": 180}
     (run.path / "transforms.json").write_text(json.dumps({**intr, "frames": transforms}))
     _write_surface(run, mesh, seen, rng, recon_from_ct, s, depth_sigma, unit)
-    camera = dataclasses.asdict(source)
+    working = source.cropped(16, 8, 608, 464).scaled(0.75)
+    camera = {**dataclasses.asdict(working), "distortion": list(working.distortion)}
     run.update_info(
         status="converged",
         unit=unit,
         camera=camera,
+        source_size=[640, 480],
+        source_from_working=[[4 / 3, 0, 16], [0, 4 / 3, 8], [0, 0, 1]],
         rounds=3,
         seed=seed,
         device="cpu",
@@ -229,7 +233,7 @@ def make_run(
         config={"loop": {"max_rounds": 4}},
     )
     for k in range(4):
-        run.append_events([{"event": "RoundFinished", "round": k, "change": 0.08 * 0.4**k}])
+        run.append_events([{"kind": "RoundFinished", "round": k, "change": 0.08 * 0.4**k}])
 
     landmarks = pick_landmarks(mesh, poses, pinhole, ray_scene, landmark_count, seed)
     ct_path = folder / ("ct" if ct_format == "dicom" else "ct.nii.gz")
@@ -244,9 +248,11 @@ def make_run(
         pinhole,
         ray_scene,
         click_px,
+        observer_mm,
         observers,
         repeats,
         rng,
+        mesh,
     )
     names = landmarks.names
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
@@ -348,11 +354,16 @@ def write_clicks(
     pinhole: Camera,
     scene: Any,
     noise: float,
+    habit_mm: float,
     observers: int,
     repeats: int,
     rng: np.random.Generator,
+    mesh: Surface,
 ) -> None:
-    """Up to four frames a landmark, Gaussian noise in source pixels."""
+    """Up to four frames a landmark; pixel noise, and a shift along the wall an observer has."""
+    from endorecon.evaluate.icp import vertex_normals
+
+    normals = vertex_normals(mesh.vertices, mesh.faces)
     with open(path, "w", newline="") as file:
         out = csv.writer(file)
         out.writerow(["observer", "repeat", "landmark", "frame", "u", "v"])
@@ -362,12 +373,15 @@ def write_clicks(
                 for i, p in zip(indices, poses, strict=True)
                 if visible(point[None], p, pinhole, scene)[0]
             ]
-            for index, pose in able[:4]:
-                q = apply(invert(pose), point)
-                uv = distort(q[:2] / q[2], source)
-                for o in range(observers):
-                    for r in range(repeats):
-                        u, v = uv + rng.normal(0, noise, 2)
+            normal = normals[int(((mesh.vertices - point) ** 2).sum(1).argmin())]
+            tangent = np.eye(3) - np.outer(normal, normal)
+            for o in range(observers):
+                habit = tangent @ rng.normal(0, habit_mm, 3)
+                for r in range(repeats):
+                    meant = point + habit + tangent @ rng.normal(0, habit_mm / 2, 3)
+                    for index, pose in able[:4]:
+                        q = apply(invert(pose), meant)
+                        u, v = distort(q[:2] / q[2], source) + rng.normal(0, noise, 2)
                         out.writerow([f"O{o}", r, name, index, f"{u:.3f}", f"{v:.3f}"])
 
 

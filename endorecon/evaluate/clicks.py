@@ -26,6 +26,7 @@ from endorecon.scene import Camera, DepthMap, Landmarks, Space, Unit
 Array = NDArray[Any]
 COLUMNS = ("observer", "repeat", "landmark", "frame", "u", "v")
 _WINDOW = 4  # half width in depth-map pixels of the local fit
+_CONTRADICTS = 4.5  # residual of a plane in sigmas that throws it out
 _PRIOR = 4.0  # pseudo-observations that hold estimated noise near its assumed value
 
 
@@ -170,7 +171,9 @@ def local_plane(depth: DepthMap, ray: Array) -> tuple[Array, Array, float] | Non
     ])  # fmt: skip
     length = float(np.linalg.norm(n))
     n = n / length
-    sigma = float(np.median(depth.sigma[rows, columns][good])) * abs(float(n @ ray))
+    misfit = z0 * float(np.sqrt((((A @ c - inverse)[keep] * z0) ** 2).mean()))
+    sigma = float(np.hypot(np.median(depth.sigma[rows, columns][good]), misfit))
+    sigma *= abs(float(n @ ray))
     R, t = depth.world_from_camera[:3, :3], depth.world_from_camera[:3, 3]
     return R @ (z0 * ray) + t, R @ n, max(sigma, 1e-9 * z0)
 
@@ -244,7 +247,21 @@ class _Solution:
 
 
 def _solve(sights: list[_Sight], noise: Noise) -> _Solution | None:
+    """Least squares, without planes that contradict the rest (a click past a depth edge)."""
     planes = [s.plane for s in sights if s.plane is not None]
+    while True:
+        found = _solve_with(sights, planes, noise)
+        if found is None or len(planes) < 2:
+            return found
+        off = np.abs(found.plane_residuals) / noise.depth_factor
+        if off.max() < _CONTRADICTS:
+            return found
+        planes = [p for k, p in enumerate(planes) if k != int(off.argmax())]
+
+
+def _solve_with(
+    sights: list[_Sight], planes: list[tuple[Array, Array, float]], noise: Noise
+) -> _Solution | None:
     if not sights or (len(sights) < 2 and not planes):
         return None
     x = _start(sights, planes)
@@ -298,7 +315,7 @@ def _start(sights: list[_Sight], planes: list[tuple[Array, Array, float]]) -> Ar
 
 
 def _components(solved: list[_Solution], assumed_px: float) -> Noise:
-    """Noise levels from residuals; the largest 2 % are left to the outlier test."""
+    """Noise levels from residuals, each held to three robust sigmas."""
     click = np.concatenate([s.click_residuals for s in solved] or [np.zeros(0)])
     plane = np.concatenate([s.plane_residuals for s in solved] or [np.zeros(0)])
     free_click = len(click) - sum(s.click_leverage for s in solved)
@@ -310,7 +327,7 @@ def _components(solved: list[_Solution], assumed_px: float) -> Noise:
 def _level(residuals: Array, free: float, assumed: float) -> float:
     if len(residuals) == 0:
         return assumed
-    limit = max(6 * 1.4826 * float(np.median(np.abs(residuals))), 1e-9)
+    limit = max(3 * 1.4826 * float(np.median(np.abs(residuals))), 1e-9)
     bulk = np.minimum(np.abs(residuals), limit)
     total = float((bulk**2).sum()) + _PRIOR * assumed**2
     return float(np.sqrt(total / (max(free, 0.0) + _PRIOR)))

@@ -20,6 +20,7 @@ from endorecon.evaluate import clicks as ck
 from endorecon.evaluate import landmarks as lm
 from endorecon.evaluate.icp import Target, vertex_normals
 from endorecon.evaluate.measure import Plan
+from endorecon.evaluate.observers import with_observers
 from endorecon.evaluate.register import OwnScale, Paired
 from endorecon.geometry import apply, scale_of
 from endorecon.io.ct import CtVolume, ct_surface, read_ct, read_ct_surface, remove_islands
@@ -39,20 +40,27 @@ class ReconLandmarks:
     mean: Landmarks
     noise: ck.Noise | None
     source: str  # "clicks in frames" or "3D points"
+    spread: float = 0.0  # along the surface, beyond click noise: how differently observers see it
 
 
 def source_camera(info: dict[str, Any]) -> Camera:
-    """The lens of the source video as run.json states it. Raises InputRefused without one."""
+    """The lens in pixels of the source video. Raises InputRefused when run.json has none.
+
+    run.json holds the lens at working size and `source_from_working` (crop and scale, 3 x 3).
+    """
     c = info.get("camera")
     try:
         c = cast(dict[str, Any], c)
+        width, height = int(c["width"]), int(c["height"])
+        S = np.array(info.get("source_from_working") or np.eye(3), float).reshape(3, 3)
+        size = info.get("source_size") or (width, height)
         return Camera(
-            int(c["width"]),
-            int(c["height"]),
-            float(c["fx"]),
-            float(c["fy"]),
-            float(c["cx"]),
-            float(c["cy"]),
+            int(size[0]),
+            int(size[1]),
+            float(c["fx"]) * S[0, 0],
+            float(c["fy"]) * S[1, 1],
+            float(c["cx"]) * S[0, 0] + S[0, 2],
+            float(c["cy"]) * S[1, 1] + S[1, 2],
             cast(CameraModel, str(c.get("model", "PINHOLE"))),
             tuple(float(x) for x in c.get("distortion", ())),
         )
@@ -154,7 +162,10 @@ def recon_landmarks(
         depths = {k: run.depth(k) for k in sorted(wanted)}
         lifted, noise = ck.lift(clicks, source_camera(info), poses, depths, config.click_sigma_px)
         mean = ck.mean_landmarks(lifted, surface.unit, surface.space)
-        return ReconLandmarks(tuple(lifted), mean, noise, "clicks in frames")
+        normals = dict(zip(mean.names, _normals_at(surface, mean.xyz), strict=True))
+        lifted, spread = with_observers(lifted, normals)
+        mean = ck.mean_landmarks(lifted, surface.unit, surface.space)
+        return ReconLandmarks(tuple(lifted), mean, noise, "clicks in frames", spread)
     if points_file is None:
         return None
     given = read_landmarks(points_file)
@@ -175,6 +186,17 @@ def recon_landmarks(
         for n, x, c in zip(given.names, given.xyz, covariance, strict=True)
     ]
     return ReconLandmarks(tuple(lifted), mean, None, "3D points")
+
+
+def _normals_at(surface: Surface, points: Array) -> Array:
+    """Unit normals (n, 3) of the surface nearest to points, smoothed over 25 vertices."""
+    from scipy.spatial import cKDTree
+
+    used = np.unique(surface.faces)
+    normals = vertex_normals(surface.vertices, surface.faces)[used]
+    _, near = cKDTree(surface.vertices[used]).query(points, k=min(25, len(used)))
+    mean = normals[near].reshape(len(points), -1, 3).mean(1)
+    return np.asarray(mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12))
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def convergence(events: list[dict[str, Any]]) -> bytes | None:
     found = [
         (int(e["round"]), float(e["change"]))
         for e in events
-        if e.get("event", e.get("type")) == "RoundFinished"
+        if e.get("kind") == "RoundFinished"
         and isinstance(e.get("change"), int | float)
         and np.isfinite(e["change"])
         and e["change"] > 0

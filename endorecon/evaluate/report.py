@@ -31,6 +31,7 @@ from endorecon.io.rundir import RunDir
 from endorecon.scene import OBSERVED, Measurement, Surface
 
 Array = NDArray[Any]
+_PICTURES = ("surfaces", "residuals", "frames", "path", "convergence", "bland_altman")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -83,7 +84,7 @@ def render(document: Document, shown: dict[str, str], missing: tuple[str, ...]) 
     """The HTML text. `shown`: picture name -> data URI."""
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.ChainableUndefined)
     environment.filters["num"] = _number
     template = environment.from_string(Path(__file__).with_name("report.html").read_text("utf-8"))
     return template.render(
@@ -92,7 +93,7 @@ def render(document: Document, shown: dict[str, str], missing: tuple[str, ...]) 
         p=document.provenance,
         r=document.registered,
         warnings=[*document.warnings, *missing],
-        pictures=shown,
+        pictures={name: shown.get(name) for name in _PICTURES},
         fits=[x for x in (document.registered.rigid, document.registered.similarity) if x],
     )
 

@@ -81,6 +81,7 @@ def facts(
     out["coverage"]["observed_area_mm2"] = float(_area(vertices, faces))
     if recon is not None and recon.noise is not None:
         out["clicks"] = asdict(recon.noise)
+        out["clicks"]["observer_spread_mm"] = recon.spread * registered.primary.scale
     return out
 
 
