@@ -303,7 +303,7 @@ class PhantomConfig:
     """Factor on the unevenness of the wall."""
     texture: float = 1.0
     """Factor on the contrast of the mucosa's colour."""
-    vessels: float = 1.0
+    vessels: float = 1.1
     """How dark the vessels are, 0..1.2."""
     relief: float = 1.0
     """Factor on the micro-relief that breaks up highlights."""
@@ -333,7 +333,7 @@ class PhantomConfig:
     """Light from wall to wall, as a share."""
     vignetting: float = 2.0
     """The lens darkens towards the edge as cosine to this power."""
-    exposure_target: float = 0.13
+    exposure_target: float = 0.115
     """Linear brightness the automatic exposure aims at."""
     exposure_speed: float = 0.25
     """Share of the way (in log) to the right exposure that one frame makes."""

@@ -120,7 +120,7 @@ def test_primitives_are_signed_distances_where_they_claim_to_be() -> None:
     ball = 3.0 - np.linalg.norm(p, axis=1)
     assert np.allclose(inside_ellipsoid(p, np.zeros(3), np.full(3, 3.0)), ball)
     origin = np.zeros(3)
-    assert np.allclose(inside_capsule(p, origin, origin + [1e-9, 0, 0], 3.0), ball, atol=1e-6)
+    assert np.allclose(inside_capsule(p, origin, np.array([1e-9, 0, 0]), 3.0), ball, atol=1e-6)
     box = inside_box(p, np.zeros(3), np.array([2.0, 3.0, 4.0]), 1e-6)
     inner = np.min(np.array([2.0, 3.0, 4.0]) - np.abs(p), axis=1)
     assert np.allclose(box[inner > 0], inner[inner > 0], atol=1e-5)

@@ -188,14 +188,16 @@ def shade(
     lights: Array,
     axis: Array,
     config: PhantomConfig,
+    lost_relief: Array | float = 0.0,
 ) -> Array:
     """Linear radiance (n, 3) towards the camera.
 
     points, normals (n, 3) in any one frame; view (n, 3): unit directions to the camera; lights
-    (2, 3) and axis (3,): fibre ends and the direction in which they shine, in the same frame.
+    (2, 3) and axis (3,): fibre ends and the direction in which they shine, in the same frame;
+    lost_relief (n,): slope variance finer than a pixel, which widens the highlight.
     """
     out = np.zeros_like(albedo)
-    a2 = np.float32(config.gloss_roughness**4)  # alpha = roughness^2
+    a2 = np.float32(config.gloss_roughness**4) + lost_relief  # alpha = roughness^2
     nv = np.clip(np.einsum("ij,ij->i", glossy_normals, view), 1e-3, 1.0)
     for light in lights:
         to = light - points
@@ -253,8 +255,8 @@ def render(
         if stage.rest is not mesh.vertices:
             still = np.einsum("ij,ijk->ik", b, stage.rest[corners])
         albedo = stage.mucosa.albedo(still, corners)
-        glossy = stage.mucosa.tilt(still, n, t[:, 0] / camera.fx)
-        colour = shade(points, n, glossy, albedo, view, lights, pose[:3, 2], config)
+        glossy, lost = stage.mucosa.tilt(still, n, t[:, 0] / camera.fx)
+        colour = shade(points, n, glossy, albedo, view, lights, pose[:3, 2], config, lost)
         total[ok] += colour
     image = np.zeros((camera.height * camera.width, 3), np.float32)
     image[pixels] = total / len(poses)

@@ -60,6 +60,7 @@ class Mucosa:
     contrast: float
     vessel_strength: float
     relief: float
+    slope_variance: float  # of the whole relief, both axes of the wall
 
     def albedo(self, points: Array, corners: Array) -> Array:
         """Linear RGB (n, 3) at points (n, 3); corners (n, 3): vertex indices of the face hit."""
@@ -102,16 +103,19 @@ class Mucosa:
         out[hit] = best
         return out
 
-    def tilt(self, points: Array, normals: Array, footprint: Array) -> Array:
-        """Unit normals (n, 3) with the micro-relief of wet mucosa.
+    def tilt(self, points: Array, normals: Array, footprint: Array) -> tuple[Array, Array]:
+        """Unit normals (n, 3) with the micro-relief of wet mucosa, and the relief left out (n,).
 
-        footprint (n,): mm a pixel; relief finer than that fades, else it would sparkle.
+        footprint (n,): mm a pixel. Relief finer than that would sparkle, so it fades from the
+        normals and comes back as roughness: a part of the slope variance that was taken away (a
+        part only, for the film of mucus lies flatter than the wall under it).
         """
         g = self.bumps.slopes(points)
         g -= np.einsum("ij,ij->i", g, normals)[:, None] * normals
-        fade = self.relief / (1.0 + (footprint / 0.09) ** 2)
-        n = normals - fade[:, None] * g
-        return n / np.linalg.norm(n, axis=1, keepdims=True)
+        fade = 1.0 / (1.0 + (footprint / 0.09) ** 2)
+        n = normals - (self.relief * fade)[:, None] * g
+        lost = 0.15 * (1.0 - fade * fade) * self.slope_variance
+        return n / np.linalg.norm(n, axis=1, keepdims=True), lost.astype(np.float32)
 
 
 def _smoothstep(low: float, high: float, x: Array) -> Array:
@@ -129,22 +133,27 @@ def make_mucosa(
     relief: float = 1.0,
 ) -> Mucosa:
     """Mucosa for a wall. family: a word of PALETTES."""
+    relief_mm = 0.055 * relief
+    bumps = make_tile(rng, 96, 0.12, (0.55, 2.6), 0.5)
+    slopes = relief_mm * bumps.slopes(mesh.vertices[:: max(1, len(mesh.vertices) // 2000)])
     return Mucosa(
         palette=PALETTES[family],
         patches=make_tile(rng, 64, 1.2, (5.0, 22.0), 0.5),
         mottle=make_tile(rng, 96, 0.22, (1.0, 6.0), 0.6),
         grain=make_tile(rng, 96, 0.055, (0.3, 1.8), 0.8),
-        bumps=make_tile(rng, 96, 0.12, (0.55, 2.6), 0.5),
+        bumps=bumps,
         vessels=grow_vessels(rng, mesh, distance, *_VESSEL_HABIT[family]),
         contrast=contrast * _CONTRAST[family],
         vessel_strength=vessel_strength,
-        relief=0.055 * relief,
+        relief=relief_mm,
+        # Two of the three axes lie in the wall.
+        slope_variance=float(2.0 / 3.0 * (slopes**2).sum(1).mean()),
     )
 
 
 # (area of wall in mm2 a root, half width of a root in mm, mean length of an arm in mm, wander)
 _VESSEL_HABIT = {"sinus": (26.0, 0.15, 5.0, 0.14), "colon": (90.0, 0.24, 10.0, 0.10)}
-_CONTRAST = {"sinus": 1.0, "colon": 0.6}
+_CONTRAST = {"sinus": 1.25, "colon": 0.6}
 
 
 def grow_vessels(
