@@ -10,9 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from endorecon import geometry
-from endorecon.errors import InputRefused, UsageError
 from endorecon.viewer.app import view
 from endorecon.viewer.case import open_case
 from endorecon.viewer.headless import view_pixels
@@ -29,6 +26,9 @@ from viewer_run import (
     write_registration,
 )
 
+from endorecon import geometry
+from endorecon.errors import InputRefused, UsageError
+
 pytest.importorskip("pyvista")
 
 
@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def loose(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "loose"
-    return make_run(folder, n=3, width=80, height=64, registered=False).path
+    return make_run(folder, n=3, width=80, height=64, registered=False, density=(70, 60)).path
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def session(run: Path, ct: Path):  # noqa: ANN201
+def session(run: Path, ct: Path):
     made = Session(make_plotter((420, 320)), open_case(run), ct)
     made.on_render = lambda: None  # drawn where a test looks: rendering in software takes long
     yield made
@@ -147,7 +147,7 @@ def test_without_a_sound_registration_no_millimetre_is_written_anywhere(
     for kind, n in (("point", 1), ("distance", 2), ("angle", 3), ("area", 3)):
         session.hands.use(kind)  # type: ignore[arg-type]
         for k in range(n):
-            session.hands.place(mesh.nearest(v[seen[1500 * k + 200]]))
+            session.hands.place(mesh.nearest(v[seen[300 * k + 50]]))
         if kind == "area":
             session.hands.close_outline()
     for colouring in ("sigma", "depth", "ct"):
@@ -191,6 +191,7 @@ def test_the_frames_camera_sees_the_spots_where_the_video_shows_them(session: Se
     assert video is not None
     image = view_pixels(session).astype(int)
     for name, channel, others in (("green", 1, (0, 2)), ("blue", 2, (0, 1))):
+
         def mass(a: np.ndarray, c: int = channel, o: tuple[int, int] = others) -> np.ndarray:
             found = np.argwhere((a[..., c] > 60) & (a[..., c] > 1.6 * a[..., o[0]])
                                 & (a[..., c] > 1.6 * a[..., o[1]]))  # fmt: skip
@@ -230,7 +231,7 @@ def test_a_click_in_the_video_frame_is_the_same_place_in_space(session: Session)
 
 def test_clipped_and_hidden_walls_are_not_picked(session: Session) -> None:
     session.reset_view("L")  # from the patient's left, towards -x
-    x, y = on_screen(session, CENTRE + [0, -5, 0])
+    x, y = on_screen(session, CENTRE + np.array([0, -5, 0]))
     near = session.hands.pick(x, y)
     assert near is not None and near.xyz[0] > CENTRE[0]
     session.set_clip("x", 0.5)  # the kept half is +x: what lies behind is gone
@@ -275,7 +276,7 @@ def test_the_patients_left_is_where_the_letter_says(session: Session) -> None:
     draw(session)
     written = {n: session.overlay._texts[n][0].GetInput() for n in ("left", "right", "top")}
     assert written == {"left": "R", "right": "L", "top": "S"}
-    x_left, _ = on_screen(session, CENTRE + [5, 0, 0])
+    x_left, _ = on_screen(session, CENTRE + np.array([5, 0, 0]))
     x_right, _ = on_screen(session, CENTRE - [5, 0, 0])
     assert x_left > x_right
 
@@ -285,7 +286,10 @@ def test_the_scale_bar_is_true_at_the_focus(session: Session) -> None:
     draw(session)
     length, pixels = session.overlay.scale
     focus = np.array(session.camera.GetFocalPoint())
-    (x0, _), (x1, _) = on_screen(session, focus), on_screen(session, focus + [length, 0, 0])
+    (x0, _), (x1, _) = (
+        on_screen(session, focus),
+        on_screen(session, focus + np.array([length, 0, 0])),
+    )
     assert abs(abs(x1 - x0) - pixels) < 0.01 * pixels
 
 
@@ -349,14 +353,14 @@ def test_points_of_an_unregistered_run_find_their_place_once_it_is_registered(
     first = Session(make_plotter((200, 160)), open_case(folder))
     assert first.hands.mesh is not None
     first.hands.use("point")
-    first.hands.place(first.hands.mesh.spot(first.hands.mesh.surface.vertices[700], 0))
+    first.hands.place(first.hands.mesh.spot(first.hands.mesh.surface.vertices[200], 0))
     file = first.hands.save(tmp_path / "m.mrk.json")
     first.plotter.close()
     write_registration(folder)
     second = Session(make_plotter((200, 160)), open_case(folder))
     second.hands.load(file)
     np.testing.assert_allclose(
-        second.hands.tools.taken[0].points[0], cavity().vertices[700], atol=1e-6
+        second.hands.tools.taken[0].points[0], cavity(70, 60).vertices[200], atol=1e-6
     )
     # and the other way round: millimetres are of no use to a run without a registration
     lps = second.hands.save(tmp_path / "lps.mrk.json")
@@ -531,7 +535,6 @@ def test_no_display_gives_a_picture_and_says_so(
 
 def test_the_turntable_is_a_video_that_turns_once(session: Session, tmp_path: Path) -> None:
     import av
-
     from endorecon.viewer.headless import write_turntable
 
     start = np.array(session.camera.GetPosition())

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from endorecon import geometry
 from endorecon.viewer.case import open_case
 from viewer_run import CENTRE, LENGTH, make_run, radius
+
+from endorecon import geometry
 
 HERE = Path(__file__).parent
 needs = [p for p in ("Xvfb", "xdotool") if shutil.which(p) is None]
@@ -67,7 +67,7 @@ class Desk:
     def see(self) -> dict[str, Any]:
         return json.loads(self.state.read_text())
 
-    def until(self, good: Callable[[dict[str, Any]], bool], what: str, seconds: float = 60) -> Any:
+    def until(self, good: Callable[[dict[str, Any]], bool], what: str, seconds: float = 150) -> Any:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             assert self.app.poll() is None, "the viewer died"

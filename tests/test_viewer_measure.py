@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from endorecon.viewer.measure import Z95, _angle, _area, take
+from endorecon.viewer.mesh import SurfaceMesh
 
 from endorecon.errors import NotEnoughInformation
 from endorecon.scene import GUESSED, Surface
-from endorecon.viewer.measure import Z95, _angle, _area, take
-from endorecon.viewer.mesh import SurfaceMesh
 
 
 def sphere(n: int, r: float = 10.0) -> SurfaceMesh:
@@ -24,10 +24,12 @@ def cylinder(n: int = 90, m: int = 60, r: float = 5.0, length: float = 20.0) -> 
     xyz = np.stack([r * np.cos(theta), y, r * np.sin(theta)], -1).reshape(-1, 3)
     i = np.arange(n * m).reshape(n, m)
     j = np.roll(i, -1, 0)
-    faces = np.concatenate([
-        np.stack([i[:, :-1], i[:, 1:], j[:, :-1]], -1).reshape(-1, 3),
-        np.stack([j[:, :-1], i[:, 1:], j[:, 1:]], -1).reshape(-1, 3),
-    ])
+    faces = np.concatenate(
+        [
+            np.stack([i[:, :-1], i[:, 1:], j[:, :-1]], -1).reshape(-1, 3),
+            np.stack([j[:, :-1], i[:, 1:], j[:, 1:]], -1).reshape(-1, 3),
+        ]
+    )
     return as_mesh(xyz, faces)
 
 
@@ -71,7 +73,7 @@ def test_on_a_plane_both_distances_are_equal_even_across_coarse_faces() -> None:
 def test_parts_without_a_connection_have_no_way_but_a_straight_distance() -> None:
     one, n = sphere(2), len(sphere(2).surface.vertices)
     v, f = one.surface.vertices, one.surface.faces
-    mesh = as_mesh(np.concatenate([v, v + [40, 0, 0]]), np.concatenate([f, f + n]))
+    mesh = as_mesh(np.concatenate([v, v + np.array([40, 0, 0])]), np.concatenate([f, f + n]))
     d = take("distance", "D", (mesh.spot(v[0], 0), mesh.spot(v[0] + [40, 0, 0], len(f))), mesh)
     assert d.value == pytest.approx(40.0) and np.isnan(d.along) and "no way" in d.why_no_along
 

@@ -18,10 +18,10 @@ from urllib.parse import urlparse
 
 import numpy as np
 import pytest
-
-from endorecon import geometry
 from endorecon.viewer.case import open_case
 from viewer_run import CENTRE, LENGTH, make_run, radius
+
+from endorecon import geometry
 
 needs = [p for p in ("chromium", "chromedriver") if shutil.which(p) is None]
 pytestmark = [
@@ -82,7 +82,7 @@ def browser() -> Iterator[Any]:
             driver.quit()
 
 
-def until(good: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def until(good: Callable[[], Any], what: str, seconds: float = 150) -> Any:
     from selenium.common.exceptions import WebDriverException
 
     end = time.monotonic() + seconds

@@ -42,8 +42,11 @@ def colour(theta: Array, s: Array) -> Array:
     """Albedo (..., 3) in 0..1: mucosa with vessels and the three spots."""
     vessel = 0.5 + 0.5 * np.sin(9 * theta + 2.2 * np.sin(0.9 * s)) * np.sin(1.3 * s + 2 * theta)
     rgb = np.stack([0.86 - 0.12 * vessel, 0.50 - 0.22 * vessel, 0.44 - 0.18 * vessel], -1)
-    for angle, paint in ((0.0, (0.1, 0.8, 0.2)), (np.pi / 2, (0.15, 0.3, 0.95)),
-                         (-np.pi / 2, (0.97, 0.97, 0.97))):
+    for angle, paint in (
+        (0.0, (0.1, 0.8, 0.2)),
+        (np.pi / 2, (0.15, 0.3, 0.95)),
+        (-np.pi / 2, (0.97, 0.97, 0.97)),
+    ):
         d = np.hypot((np.angle(np.exp(1j * (theta - angle)))) * 8.0, s - 16.0)
         rgb = np.where((d < 2.2)[..., None], np.array(paint), rgb)
     return rgb
@@ -69,10 +72,12 @@ def cavity(n_theta: int = 150, n_s: int = 160, guessed: bool = True) -> Surface:
     xyz = CENTRE + np.stack([r * np.cos(theta), s - LENGTH / 2, r * np.sin(theta)], -1)
     i = np.arange(n_theta * n_s).reshape(n_theta, n_s)
     j = np.roll(i, -1, 0)
-    faces = np.concatenate([
-        np.stack([i[:, :-1], i[:, 1:], j[:, :-1]], -1).reshape(-1, 3),
-        np.stack([j[:, :-1], i[:, 1:], j[:, 1:]], -1).reshape(-1, 3),
-    ])
+    faces = np.concatenate(
+        [
+            np.stack([i[:, :-1], i[:, 1:], j[:, :-1]], -1).reshape(-1, 3),
+            np.stack([j[:, :-1], i[:, 1:], j[:, 1:]], -1).reshape(-1, 3),
+        ]
+    )
     t, w = theta.ravel(), s.ravel()
     hole = np.hypot(np.angle(np.exp(1j * (t - 0.5))) * 8.0, w - 24.0) < 2.0
     faces = faces[~hole[faces].any(1)][:, ::-1]  # the right-hand side looks into the cavity
@@ -122,13 +127,21 @@ def camera_path(n: int) -> Array:
         x = np.cross(z, [0.0, 0.0, 1.0])
         x /= np.linalg.norm(x)
         poses[k, :3, :3] = np.stack([x, np.cross(z, x), z], -1)
-        poses[k, :3, 3] = CENTRE + [1.5 * np.sin(3 * f), -LENGTH / 2 + 2 + 16 * f, np.cos(5 * f)]
+        poses[k, :3, 3] = CENTRE + np.array(
+            [1.5 * np.sin(3 * f), -LENGTH / 2 + 2 + 16 * f, np.cos(5 * f)]
+        )
     return poses
 
 
 def make_run(
-    folder: Path, n: int = 6, width: int = 160, height: int = 128, registered: bool = True,
-    rounds: int = 3, guessed: bool = True, density: tuple[int, int] = (150, 160),
+    folder: Path,
+    n: int = 6,
+    width: int = 160,
+    height: int = 128,
+    registered: bool = True,
+    rounds: int = 3,
+    guessed: bool = True,
+    density: tuple[int, int] = (150, 160),
     unit: Unit = "unitless",
 ) -> RunDir:
     """A finished run in `folder`: frames, poses, depths, rounds, events, surface, registration."""
@@ -137,8 +150,9 @@ def make_run(
     rng = np.random.default_rng(3)
     run, change = RunDir(folder), recon_from_ct()
     poses = camera_path(n)
-    K = np.array([[0.55 * width, 0, width / 2 + 3.0], [0, 0.55 * width, height / 2 - 2.0],
-                  [0, 0, 1.0]])
+    K = np.array(
+        [[0.55 * width, 0, width / 2 + 3.0], [0, 0.55 * width, height / 2 - 2.0], [0, 0, 1.0]]
+    )
     own = geometry.transform_pose(change, poses)
     index = 4 + 7 * np.arange(n)
     (folder / "frames").mkdir(parents=True, exist_ok=True)
@@ -152,26 +166,55 @@ def make_run(
         depths.append(DepthMap(z, (0.01 * z).astype(np.float32), trust, K, own[k], int(index[k])))
         run.save_depth(depths[-1])
     transforms = {
-        "camera_model": "PINHOLE", "fl_x": K[0, 0], "fl_y": K[1, 1], "cx": K[0, 2], "cy": K[1, 2],
-        "w": width, "h": height,
-        "frames": [{"file_path": f"frames/{i:06d}.png", "frame_index": int(i), "time_s": i / 25,
-                    "transform_matrix": (own[k] @ _OPENGL).tolist()} for k, i in enumerate(index)],
+        "camera_model": "PINHOLE",
+        "fl_x": K[0, 0],
+        "fl_y": K[1, 1],
+        "cx": K[0, 2],
+        "cy": K[1, 2],
+        "w": width,
+        "h": height,
+        "frames": [
+            {
+                "file_path": f"frames/{i:06d}.png",
+                "frame_index": int(i),
+                "time_s": i / 25,
+                "transform_matrix": (own[k] @ _OPENGL).tolist(),
+            }
+            for k, i in enumerate(index)
+        ],
     }
     (folder / "transforms.json").write_text(json.dumps(transforms))
-    run.update_info(status="converged", unit=unit, scale_source=None, frames_read=60,
-                    frames_kept=n, frames_posed=n, rounds=rounds, seed=0, warnings=[],
-                    finished="2026-11-23T05:00:00Z", versions={"endorecon": "0.1.0"})
+    run.update_info(
+        status="converged",
+        unit=unit,
+        scale_source=None,
+        frames_read=60,
+        frames_kept=n,
+        frames_posed=n,
+        rounds=rounds,
+        seed=0,
+        warnings=[],
+        finished="2026-11-23T05:00:00Z",
+        versions={"endorecon": "0.1.0"},
+    )
     for k in range(rounds):
         noise = 0.08 / 3**k
-        noisy = [dataclasses.replace(d, z=(d.z * (1 + noise * rng.normal(size=d.z.shape))).astype(
-            np.float32)) for d in depths]
+        noisy = [
+            dataclasses.replace(
+                d, z=(d.z * (1 + noise * rng.normal(size=d.z.shape))).astype(np.float32)
+            )
+            for d in depths
+        ]
         metrics = {"round": k, "change": None if k == 0 else 0.04 / 3 ** (k - 1)}
         run.save_round(k, {"grid": np.zeros(3, np.float32)}, noisy, metrics)
         run.append_events([{"event": "RoundFinished", **metrics}])
     truth = cavity(*density, guessed=guessed)
     own_surface = dataclasses.replace(
-        truth, vertices=geometry.apply(change, truth.vertices),
-        sigma=(truth.sigma / SCALE).astype(np.float32), unit=unit, space="reconstruction",
+        truth,
+        vertices=geometry.apply(change, truth.vertices),
+        sigma=(truth.sigma / SCALE).astype(np.float32),
+        unit=unit,
+        space="reconstruction",
     )
     run.save_surface(own_surface)
     if registered:
@@ -181,8 +224,17 @@ def make_run(
 
 def write_registration(folder: Path, **differences: Any) -> None:
     """evaluation/registration.json with the exact similarity."""
-    r = Registration(geometry.invert(recon_from_ct()), "similarity", SCALE, 0.6, 1.1, 0.4, 0.8,
-                     used=("L0", "L1", "L2"), held_out=("L3",))
+    r = Registration(
+        geometry.invert(recon_from_ct()),
+        "similarity",
+        SCALE,
+        0.6,
+        1.1,
+        0.4,
+        0.8,
+        used=("L0", "L1", "L2"),
+        held_out=("L3",),
+    )
     text = dataclasses.asdict(r) | differences
     text = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in text.items()}
     (folder / "evaluation").mkdir(exist_ok=True)
@@ -193,7 +245,8 @@ def make_ct(file: Path, spacing: float = 0.7) -> Path:
     """The CT of the cavity: air within, soft tissue, a shell of bone; LPS, NRRD."""
     import SimpleITK as sitk
 
-    low, high = CENTRE - [17, 24, 17], CENTRE + [17, 24, 17]
+    half = np.array([17, 24, 17])
+    low, high = CENTRE - half, CENTRE + half
     n = np.ceil((high - low) / spacing).astype(int)
     z, y, x = np.meshgrid(*[low[k] + spacing * np.arange(n[k]) for k in (2, 1, 0)], indexing="ij")
     inside = _inside(np.stack([x, y, z], -1))

@@ -123,7 +123,7 @@ class CtLayers:
 def _add_surface(plotter: Any, surface: Surface, color: str, name: str) -> Any:
     import pyvista as pv
 
-    mesh = pv.PolyData.from_regular_faces(surface.vertices.astype(np.float32), surface.faces)
+    mesh = pv.PolyData.from_regular_faces(np.asarray(surface.vertices, float), surface.faces)
     return plotter.add_mesh(
         mesh, color=color, name=name, smooth_shading=True, ambient=0.2, specular=0.1,
         reset_camera=False, render=False, pickable=False,

@@ -72,7 +72,7 @@ def make_window(case: Case, ct: Path | None = None, follow: bool = False) -> Any
     from PySide6 import QtCore, QtGui, QtWidgets
     from pyvistaqt import QtInteractor
 
-    window = QtWidgets.QMainWindow()
+    window: Any = QtWidgets.QMainWindow()
     window.setWindowTitle(f"endorecon view · {case.title}")
     window.setStyleSheet(SHEET)
     window.resize(1500, 940)
@@ -91,7 +91,7 @@ def make_window(case: Case, ct: Path | None = None, follow: bool = False) -> Any
     right, left, bottom = (QtCore.Qt.DockWidgetArea.RightDockWidgetArea,
                            QtCore.Qt.DockWidgetArea.LeftDockWidgetArea,
                            QtCore.Qt.DockWidgetArea.BottomDockWidgetArea)  # fmt: skip
-    panels = [
+    panels: list[tuple[str, Any, Any]] = [
         ("Layers", LayersPanel(session), left),
         ("Video frame", FramePanel(session), right),
         ("Measurements", TablePanel(session), bottom),

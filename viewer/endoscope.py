@@ -46,7 +46,7 @@ def look_freely(camera: Any) -> None:
 
 
 def frame_quad(pose: Array, K: Array, width: int, height: int, distance: float) -> Any:
-    """The image plane (pyvista PolyData with texture coordinates) at a z-depth before the camera."""
+    """The image plane (PolyData with texture coordinates) at a z-depth before the camera."""
     import pyvista as pv
 
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], float)

@@ -110,7 +110,7 @@ def _search(
     inserted = (A[:, None] + t[None, :, None] * (B - A)[:, None]).reshape(-1, 3)
     points = np.concatenate([V, inserted, start[None], end[None]])
     on_edge = n + edge_of[..., None] * m + np.arange(m)  # (faces, 3, m)
-    # Every link is made once: along each edge, across each face, from a corner to the side facing it.
+    # Every link once: along each edge, across each face, from a corner to the side facing it.
     row = np.concatenate(
         [edges[:, :1], n + np.arange(len(edges) * m).reshape(len(edges), m), edges[:, 1:]], 1
     )

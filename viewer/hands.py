@@ -67,7 +67,7 @@ class Hands:
         return ends[0], ends[1]
 
     def pick(self, x: float, y: float) -> Spot | None:
-        """The surface under the mouse, or beside it within a few pixels; clipped parts are not hit."""
+        """The surface under the mouse, or a few pixels beside it; clipped parts are not hit."""
         if self.mesh is None:
             return None
         for r in SNAP_PX:
@@ -103,7 +103,7 @@ class Hands:
         self.place(spot, self.ask_note() if self.tools.kind == "note" else "")
 
     def click_frame(self, u: float, v: float) -> None:
-        """A click in the video frame at pixel (u, v): the place in the scene, as a point or spot."""
+        """A click in the video frame at pixel (u, v): the place in the scene."""
         spot = self.session.scope.spot_at(u, v)
         if spot is None:
             self.session.say("This pixel sees no surface", bad=True)
@@ -190,8 +190,8 @@ class Hands:
             return
         self.tools.adopt(taken)
         self.session.layers.refresh("measurements")
-        self.session.say(f"{len(taken)} measurements loaded" + "".join(f" · {w}" for w in left_out[:2]),
-                 bad=bool(left_out))  # fmt: skip
+        said = [f"{len(taken)} measurements loaded", *left_out[:2]]
+        self.session.say(" · ".join(said), bad=bool(left_out))
 
     def export_csv(self, path: Path | None = None) -> Path | None:
         """Write the table of measurements."""

@@ -14,7 +14,7 @@ from .surface_layer import COLOURINGS
 if TYPE_CHECKING:
     from .session import Session
 
-Action = Callable[["Session"], None]
+Action = Callable[["Session"], object]
 
 
 def _colour(name: str) -> Action:
@@ -87,10 +87,10 @@ ACTIONS: tuple[tuple[tuple[str, ...], str, Action], ...] = (
     (("enter",), "close the outline", lambda s: s.hands.close_outline()),
     (("u", "ctrl+z"), "undo", lambda s: s.hands.undo()),
     (("escape",), "tool down, leave the endoscope", _escape),
-    (("s",), "save measurements (.mrk.json)", lambda s: s.hands.save() and None),
+    (("s",), "save measurements (.mrk.json)", lambda s: s.hands.save()),
     (("l",), "load measurements", lambda s: s.hands.load()),
-    (("x",), "table to CSV", lambda s: s.hands.export_csv() and None),
-    (("q",), "screenshot", lambda s: s.hands.screenshot() and None),
+    (("x",), "table to CSV", lambda s: s.hands.export_csv()),
+    (("q",), "screenshot", lambda s: s.hands.screenshot()),
     (("v",), "compare with the first round", lambda s: s.toggle_compare()),
     ((" ",), "play the rounds", lambda s: s.rounds.play()),
     (("+",), "next round", lambda s: s.rounds.step(1)),

@@ -27,18 +27,19 @@ class Mouse:
         self._down: tuple[int, int] | None = None
         self._zoom_from: int | None = None
         self._last = 0.0
-        self.style = vtkInteractorStyleTrackballCamera()
-        self.style.AddObserver("RightButtonPressEvent", self._right_down)
-        self.style.AddObserver("RightButtonReleaseEvent", self._right_up)
-        self.style.AddObserver("CharEvent", lambda *_: None)  # VTK's letter keys are not ours
-        self.style.AddObserver("KeyPressEvent", lambda *_: None)
-        self.style.AddObserver("StartInteractionEvent", lambda *_: session.turning(True))
-        self.style.AddObserver("EndInteractionEvent", lambda *_: session.turning(False))
+        style: Any = vtkInteractorStyleTrackballCamera()
+        self.style = style
+        style.AddObserver("RightButtonPressEvent", self._right_down)
+        style.AddObserver("RightButtonReleaseEvent", self._right_up)
+        style.AddObserver("CharEvent", lambda *_: None)  # VTK's letter keys are not ours
+        style.AddObserver("KeyPressEvent", lambda *_: None)
+        style.AddObserver("StartInteractionEvent", lambda *_: session.turning(True))
+        style.AddObserver("EndInteractionEvent", lambda *_: session.turning(False))
         interactor.SetInteractorStyle(self.style)
         # On the style, not on the interactor: while it turns, the style has all events for itself.
-        self.style.AddObserver("LeftButtonPressEvent", self._left_down)
-        self.style.AddObserver("LeftButtonReleaseEvent", self._left_up)
-        self.style.AddObserver("MouseMoveEvent", self._move)
+        style.AddObserver("LeftButtonPressEvent", self._left_down)
+        style.AddObserver("LeftButtonReleaseEvent", self._left_up)
+        style.AddObserver("MouseMoveEvent", self._move)
         for wheel in ("MouseWheelForwardEvent", "MouseWheelBackwardEvent"):
             interactor.AddObserver(wheel, lambda *_: session.scope.loosen(), 1.0)
 

@@ -46,7 +46,8 @@ class Overlay:
         self._put("title", "", 0.012, 0.988, 33, WHITE, "left", "top")
         self._put("state", "", 0.012, 0.940, 33, WHITE, "left", "top")
         self._put("clinical", "NOT FOR CLINICAL USE", 0.988, 0.988, 31, AMBER, "right", "top")
-        self._bar, self._bar_points = None, None
+        self._bar: Any = None
+        self._bar_points: Any = None
         self._cube: Any = None
         if full:
             self._put("message", "", 0.5, 0.022, 31, WHITE, "centre", "bottom")
@@ -174,7 +175,7 @@ class Overlay:
         W, H = self.renderer.GetSize()
         if min(W, H) <= 1:
             return
-        if (W, H) != self._size:
+        if self._size != (W, H):
             self._size = (W, H)
             for actor, share in self._texts.values():
                 size = H / share * min(1, W / H / 0.95)
@@ -215,7 +216,6 @@ class Overlay:
         x, y, tick = 0.02 * W, 0.098 * H, 0.008 * H
         ends = [(x, y), (x + pixels, y), (x, y - tick), (x, y + tick), (x + pixels, y - tick),
                 (x + pixels, y + tick)]  # fmt: skip
-        assert self._bar_points is not None
         for k, (u, v) in enumerate(ends):
             self._bar_points.SetPoint(k, u, v, 0)
         self._bar_points.Modified()

@@ -249,10 +249,14 @@ class TablePanel(QtWidgets.QWidget):
 
     def _edited(self, item: Any) -> None:
         if item.column() == 4:
-            self.session.hands.annotate(self.table.item(item.row(), 0).text(), item.text())
+            self.session.hands.annotate(self._name(item.row()), item.text())
+
+    def _name(self, row: int) -> str:
+        cell = self.table.item(row, 0)
+        return "" if cell is None else cell.text()
 
     def _remove(self) -> None:
-        names = {self.table.item(i.row(), 0).text() for i in self.table.selectedIndexes()}
+        names = {self._name(i.row()) for i in self.table.selectedIndexes()}
         for name in sorted(names):
             self.session.hands.remove(name)
 

@@ -54,7 +54,8 @@ class Session:
         self.clip_mode, self.clip_at = "off", 0.5
         self.box = [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]
         self.ct: CtLayers | None = None
-        self._ct_path, self._ct_distance = ct, None
+        self._ct_path = ct
+        self._ct_distance: Array | None = None
         self._towards: bool | None = None
         self.renderer, self.other = plotter.renderers[0], plotter.renderers[1]
         for renderer in (self.renderer, self.other):
@@ -280,7 +281,7 @@ class Session:
     # -- the eye ---------------------------------------------------------------------------------
 
     def reset_view(self, way: str = "") -> None:
-        """See everything; `way` looks from a side: one of L R A P S I (or x X y Y z Z unregistered)."""
+        """See everything; `way` looks from a side: one of L R A P S I (axes when unregistered)."""
         self.scope.flying = False
         from .endoscope import look_freely
         from .overlay import LETTERS

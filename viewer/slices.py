@@ -86,7 +86,7 @@ def picture(ct: CtVolume, name: str, point: Array, window: str, size: int = 300)
     plane = PLANES[name]
     low, high = bounds(ct)
     extent = max(high[plane.right] - low[plane.right], high[plane.down] - low[plane.down])
-    hu, first, last = sample(ct, plane, float(point[plane.normal]), float(extent) / size)
+    hu, first, _ = sample(ct, plane, float(point[plane.normal]), float(extent) / size)
     image = Image.new("L", (size, size))
     h, w = hu.shape
     left, top = (size - w) // 2, (size - h) // 2
@@ -107,8 +107,11 @@ def picture(ct: CtVolume, name: str, point: Array, window: str, size: int = 300)
     font = ImageFont.truetype(FONT, max(14, size // 14))
     a, b, c, d = plane.letters
     m = size // 40
-    for text, xy, anchor in ((a, (m, size / 2), "lm"), (b, (size - m, size / 2), "rm"),
-                             (c, (size / 2, m), "ma"), (d, (size / 2, size - m), "md")):  # fmt: skip
+    half = size / 2
+    for text, xy, anchor in (
+        (a, (m, half), "lm"), (b, (size - m, half), "rm"), (c, (half, m), "ma"),
+        (d, (half, size - m), "md"),
+    ):  # fmt: skip
         draw.text(xy, text, fill=(255, 255, 255), font=font, anchor=anchor,
                   stroke_width=2, stroke_fill=(0, 0, 0))  # fmt: skip
     small = ImageFont.truetype(FONT, max(12, size // 20))

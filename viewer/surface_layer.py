@@ -114,7 +114,7 @@ class SurfaceLayer:
             part.point_data["colour"] = table[np.minimum(s.status, 2)]
             look |= {"scalars": "colour", "rgb": True, "lighting": True}
         else:
-            values = s.sigma if colouring == "sigma" else self._values
+            values = s.sigma if colouring == "sigma" or self._values is None else self._values
             part.point_data["value"] = np.asarray(values, np.float32)
             look |= {
                 "scalars": "value", "cmap": colormap(colouring == "depth"),

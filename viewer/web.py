@@ -49,7 +49,7 @@ def data_url(image: Array | None, quality: int = 88) -> str:
 
 
 def guard(host: str, token: str | None) -> Any:
-    """aiohttp middleware: own origin only, own name only on loopback, the token where there is one."""
+    """aiohttp middleware: own origin and name only, and the token where there is one."""
     from aiohttp import web
     from yarl import URL
 
@@ -57,7 +57,9 @@ def guard(host: str, token: str | None) -> Any:
     async def check(request: Any, handler: Any) -> Any:
         name = URL(f"http://{request.host}").host or ""
         origin = request.headers.get("Origin")
-        foreign = origin is not None and URL(origin).authority != URL(f"http://{request.host}").authority
+        foreign = (
+            origin is not None and URL(origin).authority != URL(f"http://{request.host}").authority
+        )
         if foreign or (host in LOOPBACK and name not in LOOPBACK):
             return web.Response(status=403, text="This page may not talk to the viewer.")
         if token is None:
@@ -81,7 +83,7 @@ def serve(
     case: Case, ct: Path | None, follow: bool, host: str, port: int, token: str | None,
     colour: str, frame: int | None, other: Case | None, say: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Serve until interrupted. Raises EnvironmentFault without trame, OutOfResources for the port."""
+    """Serve until interrupted. EnvironmentFault without trame, OutOfResources for the port."""
     try:
         from trame.app import get_server
 
@@ -111,7 +113,7 @@ def serve(
         say(f"http://{shown}:{server.port}{query}")
         if host not in LOOPBACK:
             say("Open to the network, unencrypted: use it inside a trusted network only")
-        asyncio.get_event_loop().create_task(page.tick())  # noqa: RUF006
+        asyncio.get_event_loop().create_task(page.tick())
 
     server.controller.on_server_ready.add(ready)
     try:
@@ -137,7 +139,7 @@ def _quiet_start() -> Any:
 
 
 def _interactor(session: Session) -> Any:
-    from vtkmodules.vtkRenderingCore import vtkGenericRenderWindowInteractor
+    from vtkmodules.vtkRenderingUI import vtkGenericRenderWindowInteractor
 
     made = vtkGenericRenderWindowInteractor()
     made.SetRenderWindow(session.plotter.render_window)

@@ -140,7 +140,7 @@ def _right(session: Session, page: Any) -> None:
         change=(lambda b: session.scope.mix(float(b)), VALUE),
     )  # fmt: skip
     html.Img(src=("curve_url",), v_if="curve_url", id="er-curve")
-    with html.Table(v_if="rows.length", id="er-table"):
+    with html.Table(v_if="rows.length", id="er-table"):  # noqa: SIM117 (a tree, not two locks)
         with html.Tr(v_for="r in rows", key=("r.name",)):
             html.Td("{{ r.name }}")
             with html.Td(classes=("mm ? '' : 'er-grey'",)):
