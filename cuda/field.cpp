@@ -120,6 +120,7 @@ void field_sample(const Sampler *s, int32_t rays, int32_t samples, const float *
                   const float *jitter, float *edges) {
 #pragma omp parallel for schedule(static, 64)
     for (int r = 0; r < rays; ++r) {
+        const FlushDenormals flush;
         float weight[1024], cut[1025];
         const float *o = origin + 3 * r, *d = direction + 3 * r;
         float z0, z1;
@@ -221,6 +222,7 @@ int32_t field_step(const Model *m, const Batch *b, const Adam *a, double *terms,
     std::vector<Part> parts(PARTS);
 #pragma omp parallel for schedule(dynamic, 1)
     for (int part = 0; part < PARTS; ++part) {
+        const FlushDenormals flush;
         Block k;
         Part &own = parts[part];
         std::fill(own.weights, own.weights + WEIGHTS / VW, vf{});
@@ -276,6 +278,7 @@ int32_t field_step(const Model *m, const Batch *b, const Adam *a, double *terms,
 #pragma omp parallel for schedule(dynamic, 1)
     for (int l = 0; l < levels; ++l) {
         if (m->levels.scale[l] == 0.0f) continue;
+        const FlushDenormals flush;
         float *g = a ? shared + row * l : g_table + row * l;
         const int64_t side = m->levels.res[l] + 1;
         const int64_t used = m->levels.dense[l] ? 2 * side * side * side : row;
@@ -315,6 +318,7 @@ int32_t field_render(const Model *m, const Batch *b, const float *quantiles, flo
     const int per_block = NB / S, blocks = (b->rays + per_block - 1) / per_block;
 #pragma omp parallel for schedule(static)
     for (int block = 0; block < blocks; ++block) {
+        const FlushDenormals flush;
         Block k;
         const int ray = block * per_block, rays = std::min(per_block, b->rays - ray);
         gather_features(features, m->levels, n8, (int64_t)ray * S, rays * S, k);
