@@ -88,7 +88,8 @@ def wall(z: float, tilt_deg: float = 0.0, half: float = 60.0) -> Mesh:
 def grey_paint(albedo: float) -> Any:
     """A texture without texture."""
     return SimpleNamespace(
-        albedo=lambda p, c: np.full((len(p), 3), albedo, np.float32), tilt=lambda p, n, f: (n, 0 * f)
+        albedo=lambda p, c: np.full((len(p), 3), albedo, np.float32),
+        tilt=lambda p, n, f: (n, 0 * f),
     )
 
 

@@ -23,7 +23,9 @@ from endorecon.io.calibration import read_camera
 from endorecon.io.ct import read_ct, read_ct_surface
 from endorecon.io.slicer import read_landmarks
 from endorecon.phantom.board import CORNERS, SQUARE_MM, make_board_clip
+from endorecon.phantom.implicit import Mesh
 from endorecon.phantom.optics import lens_rays, project_points
+from endorecon.phantom.spoilers import BREATH_S, Spoilers
 from endorecon.phantom.truth import Truth, load_truth
 from endorecon.phantom.write import make_phantom
 
@@ -152,7 +154,8 @@ def test_both_ct_readers_see_one_volume_with_sound_hounsfield_units(folder: Path
     series, packed = read_ct(folder / "ct"), read_ct(folder / "ct.nii.gz")
     assert np.array_equal(series.hu, packed.hu)
     assert np.allclose(series.lps_from_index, packed.lps_from_index, atol=1e-4)
-    assert np.allclose(series.spacing, [SMALL.ct_pixel_mm, SMALL.ct_pixel_mm, SMALL.ct_slice_mm], atol=1e-4)  # fmt: skip
+    pixel, step = SMALL.ct_pixel_mm, SMALL.ct_slice_mm
+    assert np.allclose(series.spacing, [pixel, pixel, step], atol=1e-4)
     ras = nibabel.load(folder / "ct.nii.gz").affine
     assert np.allclose(np.diag([-1, -1, 1, 1]) @ ras, series.lps_from_index, atol=1e-4)
     air, bone = np.mean(series.hu < -900), np.mean(series.hu > 500)
@@ -183,11 +186,11 @@ def test_the_dicom_series_reads_in_simpleitk_with_the_right_geometry(folder: Pat
 )
 def test_the_dicom_series_passes_dicom_validator(folder: Path) -> None:
     first = sorted((folder / "ct").glob("*.dcm"))[0]
-    tool = Path(sys.executable).parent / "validate_iods"
-    done = subprocess.run([tool, "-e", "local", str(first)], capture_output=True, text=True, timeout=300)  # fmt: skip
+    tool = str(Path(sys.executable).parent / "validate_iods")
+    done = subprocess.run([tool, str(first)], capture_output=True, text=True, timeout=300)
     said = done.stdout + done.stderr
-    if "Failed" in said and "standard" in said.lower() or "not available" in said.lower():
-        pytest.skip("dicom-validator has no copy of the DICOM standard on this machine")
+    if "Failed to get DICOM editions" in said or "Invalid DICOM edition" in said:
+        pytest.skip("dicom-validator cannot fetch the DICOM standard on this machine")
     assert done.returncode == 0, said
 
 
@@ -245,10 +248,7 @@ def test_the_video_shows_what_the_truth_says(folder: Path, truth: Truth) -> None
     assert picture[~valid & np.isfinite(z)].mean() < 0.5 * picture[valid].mean()
 
 
-def test_same_seed_same_bytes_and_another_seed_other_frames(folder: Path, tmp_path: Path) -> None:
-    again = make(tmp_path / "b")
-    other = make(tmp_path / "c", seed=SEED + 1, frames=2)
-
+def test_the_same_seed_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     def prints(place: Path) -> dict[str, str]:
         return {
             str(p.relative_to(place)): hashlib.sha256(p.read_bytes()).hexdigest()
@@ -256,24 +256,51 @@ def test_same_seed_same_bytes_and_another_seed_other_frames(folder: Path, tmp_pa
             if p.is_file()
         }
 
-    assert prints(folder) == prints(again)
-    first = [next(pictures(p / "video.mp4")).astype(int) for p in (folder, other)]
-    assert np.abs(first[0] - first[1]).mean() > 5
+    assert prints(folder) == prints(make(tmp_path / "again"))
 
 
-def test_spoilers_spoil_and_say_what_they_hide(folder: Path, tmp_path: Path) -> None:
-    clean = [p.astype(int) for p in pictures(folder / "video.mp4")]
-    plain = load_truth(folder)
-    for spoil in ({"smoke": 0.8}, {"instrument": 0.8, "overlay": 1.0}, {"breathing": 1.0}):
-        place = make(tmp_path / next(iter(spoil)), spoil=spoil)
-        spoilt = [p.astype(int) for p in pictures(place / "video.mp4")]
-        assert np.abs(spoilt[3] - clean[3]).mean() > 1.0, spoil
-        z, valid = load_truth(place).depth(3)
-        z0, valid0 = plain.depth(3)
-        if "instrument" in spoil:
-            assert valid.sum() < valid0.sum()
-        moved = np.nanmax(np.abs(z - z0)[valid & valid0])
-        assert (moved > 0.05) if "breathing" in spoil else (moved == 0.0)
+def spoilers_of(**spoil: float) -> Spoilers:
+    return Spoilers(spoil, 5, 40, (160, 120), 0.1)
+
+
+def test_without_spoilers_nothing_is_touched() -> None:
+    picture = np.full((120, 160, 3), 90, np.uint8)
+    radiance = np.full((120, 160, 3), 0.1, np.float32)
+    none = spoilers_of()
+    out, hidden = none.on_picture(picture, picture // 2, 3)
+    assert np.array_equal(out, picture) and not hidden.any() and none.frozen == ()
+    assert none.on_radiance(radiance, 3) is radiance
+
+
+def test_each_spoiler_does_what_its_name_says() -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(40, 200, (120, 160, 3)).astype(np.uint8)
+    before = rng.integers(40, 200, (120, 160, 3)).astype(np.uint8)
+    radiance = rng.random((120, 160, 3)).astype(np.float32)
+    assert spoilers_of(smoke=0.8).on_radiance(radiance, 2).std() < 0.9 * radiance.std()
+    for name in ("blood", "instrument"):
+        out, hidden = spoilers_of(**{name: 1.0}).on_picture(picture, before, 30)
+        assert 0.002 < hidden.mean() < 0.6
+        assert np.abs(out.astype(int) - picture)[hidden].mean() > 10
+    woven, _ = spoilers_of(interlace=1.0).on_picture(picture, before, 2)
+    assert np.array_equal(woven[1::2], before[1::2]) and np.array_equal(woven[::2], picture[::2])
+    dropped = spoilers_of(dropped=1.0)
+    assert 2 <= len(dropped.frozen) <= 20
+    assert np.array_equal(dropped.on_picture(picture, before, dropped.frozen[0])[0], before)
+    text = spoilers_of(overlay=1.0)
+    first, second = (text.on_picture(0 * picture, None, k)[0] for k in (3, 4))
+    changed = (first != second).any(-1)
+    assert first.max() > 120 and 0 < changed.sum() < 200  # only the clock moves
+
+
+def test_breathing_moves_the_wall_smoothly_and_comes_back() -> None:
+    rng = np.random.default_rng(0)
+    at_rest = Mesh(rng.uniform(-20, 20, (500, 3)), np.zeros((1, 3), np.int32), np.zeros((500, 3)))
+    breath = spoilers_of(breathing=1.0)
+    assert breath.deform(at_rest, 0.0) is at_rest
+    out = breath.deform(at_rest, BREATH_S / 4).vertices - at_rest.vertices
+    back = breath.deform(at_rest, 3 * BREATH_S / 4).vertices - at_rest.vertices
+    assert 0.3 < np.linalg.norm(out, axis=1).mean() < 4.0 and np.allclose(out, -back)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +329,8 @@ def test_a_folder_without_truth_is_refused(tmp_path: Path) -> None:
 def test_opencv_calibrates_the_phantoms_lens_from_its_checkerboard_clip(tmp_path: Path) -> None:
     import cv2
 
-    camera = make_board_clip(tmp_path, seed=1, frames=14, config=replace(PhantomConfig(), lens="brown"))  # fmt: skip
+    brown = replace(PhantomConfig(), lens="brown")
+    camera = make_board_clip(tmp_path, seed=1, frames=10, width=480, height=360, config=brown)
     grid = np.zeros((CORNERS[0] * CORNERS[1], 3), np.float32)
     grid[:, :2] = np.mgrid[0 : CORNERS[0], 0 : CORNERS[1]].T.reshape(-1, 2) * SQUARE_MM
     found = []
@@ -311,10 +339,12 @@ def test_opencv_calibrates_the_phantoms_lens_from_its_checkerboard_clip(tmp_path
         ok, corners = cv2.findChessboardCornersSB(grey, CORNERS, flags=cv2.CALIB_CB_ACCURACY)
         if ok:
             found.append(corners.astype(np.float32))
-    assert len(found) >= 8
-    rms, K, _, _, _ = cv2.calibrateCamera([grid] * len(found), found, (640, 480), None, None, flags=cv2.CALIB_FIX_K3)  # fmt: skip
+    assert len(found) >= 6
+    rms, K, *_ = cv2.calibrateCamera(
+        [grid] * len(found), found, (480, 360), None, None, flags=cv2.CALIB_FIX_K3
+    )
     assert rms < 0.35
-    assert K[0, 0] == pytest.approx(camera.fx, rel=0.01)
+    assert K[0, 0] == pytest.approx(camera.fx, rel=0.015)
     assert K[0, 2] + 0.5 == pytest.approx(camera.cx, abs=3.0)
 
 
