@@ -212,6 +212,8 @@ def test_a_click_on_the_screen_finds_the_analytic_wall(session: Session) -> None
         session.hands.click(*on_screen(session, p))
     (taken,) = session.hands.tools.taken
     assert abs(taken.value - float(np.linalg.norm(a - b))) < 0.02
+    sigma = np.hypot(np.hypot(*[s.sigma for s in taken.spots]), 1e-3 * taken.value)
+    assert taken.half == pytest.approx(1.959964 * sigma)  # of the ends and of the scale
     assert np.abs(taken.points - np.stack([a, b])).max() < 0.03
     assert taken.along > taken.value
     assert "mm" in session.message and "TRE 1.1 mm" in session.message
@@ -240,6 +242,18 @@ def test_clipped_and_hidden_walls_are_not_picked(session: Session) -> None:
     session.look_inside(True)  # the near wall shows its outside: hidden
     far = session.hands.pick(x, y)
     assert far is not None and far.xyz[0] < CENTRE[0]
+
+
+def test_a_wall_behind_a_ct_slice_is_not_measured(session: Session) -> None:
+    session.reset_view("L")
+    session.set_cursor(CENTRE + np.array([16.0, 0, 0]))
+    session.show("CT slices", True)
+    session.hands.use("point")
+    session.hands.click(*on_screen(session, wall(0.0, 12.0)))
+    assert session.bad and "CT slice hides" in session.message
+    session.show("CT slices", False)
+    session.hands.click(*on_screen(session, wall(0.0, 12.0)))
+    assert len(session.hands.tools.taken) == 1
 
 
 def test_measuring_guessed_surface_is_refused_in_a_sentence(session: Session) -> None:

@@ -237,6 +237,8 @@ def write_registration(folder: Path, **differences: Any) -> None:
     )
     text = dataclasses.asdict(r) | differences
     text = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in text.items()}
+    kind = str(text["kind"])
+    text = {"primary": kind, kind: text, "log_scale_sigma": 1e-3, "space": "LPS", "unit": "mm"}
     (folder / "evaluation").mkdir(exist_ok=True)
     (folder / "evaluation" / "registration.json").write_text(json.dumps(text))
 

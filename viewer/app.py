@@ -39,6 +39,8 @@ def view(
     """
     from .surface_layer import COLOURINGS
 
+    colour = {"distance": "ct"}.get(colour, colour)
+
     if colour not in COLOURINGS:
         raise UsageError(f"There is no colouring {colour!r}", f"choose of {', '.join(COLOURINGS)}")
     case = open_case(Path(run), waiting=follow)

@@ -54,6 +54,13 @@ class Case:
         return f"LPS, registered, TRE {tre:.1f} mm" if known else "LPS, registered, TRE unknown"
 
     @property
+    def scale_sigma(self) -> float:
+        """One standard deviation of the logarithm of the registered scale, 0 when it has none."""
+        s = self.registration.get("log_scale_sigma")
+        known = self.mm and self.registration.get("kind") == "similarity"
+        return float(s) if known and isinstance(s, int | float) and np.isfinite(s) else 0.0
+
+    @property
     def date(self) -> str:
         """Date of the run, YYYY-MM-DD, from run.json or else from its file's time (UTC)."""
         import datetime
@@ -141,7 +148,11 @@ def _registration(run: RunDir, info: dict[str, Any]) -> tuple[dict[str, Any], li
     if not file.is_file():
         return {}, []
     try:
-        r = json.loads(file.read_text("utf-8"))
+        whole = json.loads(file.read_text("utf-8"))
+        r = whole[whole["primary"]]  # "rigid" or "similarity": both may be in the file
+        if r is None:
+            raise ValueError("its fit is absent")
+        r["log_scale_sigma"] = whole.get("log_scale_sigma")
         M = np.array(r["ct_from_recon"], float)
         if M.shape != (4, 4) or not np.isfinite(M).all() or np.linalg.det(M[:3, :3]) <= 0:
             raise ValueError("the transform is no similarity")

@@ -27,11 +27,13 @@ def set_beside(session: Session, other: Case | None) -> None:
         s.compared = None
         s.renderer.SetViewport(0, 0, 1, 1)
         s.other.SetDraw(False)
+        s.other.InteractiveOff()
         s.say("One view")
         return
     s.renderer.SetViewport(0, 0, 0.5, 1)
     s.other.SetViewport(0.5, 0, 1, 1)
     s.other.SetDraw(True)
+    s.other.InteractiveOn()
     s.plotter.subplot(0, 1)
     layer = SurfaceLayer(s.plotter, other.surface, "compared", "mm" if other.mm else "u")
     colouring = s.colouring if s.colouring in ("photo", "plain", "sigma", "status") else "photo"

@@ -46,7 +46,7 @@ class Hands:
         on a new surface."""
         if self.tools.mesh is not None:
             self._held, self._measured_on = self.tools.taken, self.tools.mesh.surface
-        self.mesh = None if case.surface is None else SurfaceMesh(case.surface)
+        self.mesh = None if case.surface is None else SurfaceMesh(case.surface, case.scale_sigma)
         mesh = self.mesh if case.source == "surface" else None
         self.tools = Tools(case, mesh)
         self.session.overlay.write("tool", "")
@@ -81,6 +81,25 @@ class Hands:
                 return min(found, key=lambda f: f[0])[1]
         return None
 
+    def _behind_slice(self, x: float, y: float, spot: Spot) -> bool:
+        """Whether a shown, opaque CT slice lies between the eye and the spot."""
+        layer = self.session.layers.all["CT slices"]
+        if not layer.visible or layer.opacity < 0.6:
+            return False
+        a, b = self.ray(x, y)
+        reach = float(np.linalg.norm(np.array(spot.xyz) - a))
+        for actor in layer.actors:
+            low, high = np.array(actor.GetBounds()).reshape(3, 2).T
+            k = int(np.argmin(high - low))
+            if abs(b[k] - a[k]) < 1e-9:
+                continue
+            p = a + (low[k] - a[k]) / (b[k] - a[k]) * (b - a)
+            inside = np.delete((p >= low) & (p <= high), k).all()
+            near = float((p - a) @ (b - a)) > 0 and float(np.linalg.norm(p - a)) < reach - 1e-3
+            if inside and near and self.session.layers.clip.keeps(p):
+                return True
+        return False
+
     def _seen(self, p: Array, face: int, way: Array) -> bool:
         if not self.session.layers.clip.keeps(p):
             return False
@@ -99,6 +118,9 @@ class Hands:
         spot = self.pick(x, y)
         if spot is None:
             self.session.say("There is no surface here", bad=True)
+            return
+        if self._behind_slice(x, y, spot):
+            self.session.say("A CT slice hides the surface here: hide it (g) or turn", bad=True)
             return
         self.place(spot, self.ask_note() if self.tools.kind == "note" else "")
 

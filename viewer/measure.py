@@ -2,8 +2,9 @@
 
 The interval comes from the surface's own sigma at the picked points (independent, isotropic: the
 sigma lies along the line of sight, so this is an upper bound), by first-order propagation. It
-does not hold the error of the hand that picks, nor that of the registration (the TRE stands beside
-it). Angles in degrees. An outline's area is that of its projection on the best plane.
+holds that of the registered scale too, but neither the error of the hand that picks nor that of
+the registration's place (the TRE stands beside it). Angles in degrees. An outline's area is that of
+its projection on the best plane.
 """
 
 from __future__ import annotations
@@ -66,13 +67,19 @@ def take(kind: Kind, name: str, spots: tuple[Spot, ...], mesh: SurfaceMesh, text
     if kind == "area":
         value, slope = _area(P)
         text = "" if value == 0 else _flatness(P, value)
-        return Taken(name, kind, spots, value, _half(slope, sigma), text=text, weak=weak)
+        half = _with_scale(_half(slope, sigma), 2 * value, mesh)
+        return Taken(name, kind, spots, value, half, text=text, weak=weak)
     return Taken(name, kind, spots, text=text, frame=frame, weak=weak)
 
 
 def _half(slope: Array, sigma: Array) -> float:
     """Half the 95 % interval from the gradient (n, 3) by each point and its sigma (n,)."""
     return float(Z95 * np.sqrt(((np.linalg.norm(slope, axis=1) * sigma) ** 2).sum()))
+
+
+def _with_scale(half: float, value: float, mesh: SurfaceMesh) -> float:
+    """The half width with the registered scale's own uncertainty added."""
+    return float(np.hypot(half, Z95 * mesh.scale_sigma * value))
 
 
 def _distance(
@@ -84,7 +91,8 @@ def _distance(
             "This distance runs across surface that no frame has seen (hatched)",
             "it is not measured; choose points with seen surface between them",
         )
-    half = float(Z95 * np.sqrt((sigma**2).sum()))
+    ends = float(Z95 * np.sqrt((sigma**2).sum()))
+    half = _with_scale(ends, value, mesh)
     path = mesh.way(spots[0], spots[1])
     if path is None:
         why, along, line = "no way leads along the surface", float("nan"), P
@@ -95,7 +103,7 @@ def _distance(
         along = float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())
     a, b, c = line.T.tolist()
     return Taken(
-        name, "distance", spots, value, half, along, half if np.isfinite(along) else along, why,
+        name, "distance", spots, value, half, along, _with_scale(ends, along, mesh), why,
         tuple(zip(a, b, c)), weak=weak,
     )  # fmt: skip
 

@@ -61,8 +61,9 @@ def _cut(a: Array, b: Array, A: Array, B: Array, C: Array) -> Array:
 class SurfaceMesh:
     """A surface with its search tree, built at the first question."""
 
-    def __init__(self, surface: Surface) -> None:
+    def __init__(self, surface: Surface, scale_sigma: float = 0.0) -> None:
         self.surface = surface
+        self.scale_sigma = scale_sigma  # of the logarithm of the scale, common to all lengths
         self._locator: Any = None
         self._poly: Any = None
 

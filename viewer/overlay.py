@@ -77,7 +77,7 @@ class Overlay:
         if name == "message":
             self._message = text
             size = actor.GetTextProperty().GetFontSize()
-            columns = max(20, int(0.92 * self._size[0] / (0.58 * size)))
+            columns = max(20, int(0.72 * self._size[0] / (0.58 * size)))
             text = "\n".join(textwrap.wrap(text, columns))
         actor.SetInput(text)
         actor.SetVisibility(bool(text))

@@ -66,6 +66,7 @@ class Session:
         self._compare_overlay: Overlay | None = None
         self.renderer.SetViewport(0, 0, 1, 1)
         self.other.SetDraw(False)
+        self.other.InteractiveOff()  # or it would take the mouse in the right half
         self.overlay = Overlay(self.renderer, case)
         self.legend = Legend(self.renderer)
         self.layers = Layers(plotter)
