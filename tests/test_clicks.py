@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from synthetic_run import correlated, distort, look_at
 from endorecon.errors import InputRefused
 from endorecon.evaluate import clicks as ck
 from endorecon.evaluate import measure
+from endorecon.evaluate.observers import with_observers
 from endorecon.evaluate.statistics import share_with_interval
 from endorecon.geometry import apply, invert, pixel_grid, rays
 from endorecon.scene import Camera, DepthMap
@@ -160,6 +162,37 @@ def test_single_clicks_need_depth_and_foreign_frames_are_refused() -> None:
     assert "seen once" in ck.lift(one, SOURCE, poses, {}, 1.0)[0][0].status
     with pytest.raises(InputRefused, match="listed as kept"):
         ck.lift(one, SOURCE, {99: poses[0]}, {}, 1.0)
+
+
+def sessions(habit: float, hand: float, seed: int) -> list[ck.Lifted]:
+    """Three observers x four repeats on 30 landmarks in the plane z = 0; hand noise is known."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for k in range(30):
+        for o in range(3):
+            mine = np.append(rng.normal(0, habit, 2), 0)
+            for r in range(4):
+                shift = mine + np.append(rng.normal(0, habit / 2, 2), 0)
+                xyz = np.array([k, 0, 0]) + shift + rng.normal(0, hand, 3)
+                out.append(ck.Lifted(f"O{o}", r, f"P{k}", xyz, hand**2 * np.eye(3), 3, "ok"))
+    return out
+
+
+def test_what_observers_differ_by_is_added_along_the_surface_only() -> None:
+    normals = {f"P{k}": np.array([0, 0, 1.0]) for k in range(30)}
+    wide, spread = with_observers(sessions(0.2, 0.05, 0), normals)
+    assert spread == pytest.approx(0.2 * np.sqrt(1.25), rel=0.15)
+    assert wide[0].covariance[2, 2] == pytest.approx(0.05**2)
+    assert wide[0].covariance[0, 0] == pytest.approx(0.05**2 + spread**2)
+    assert with_observers(sessions(0.0, 0.05, 0), normals)[1] < 0.03
+
+
+def test_a_session_far_from_the_others_is_refused() -> None:
+    lifted = sessions(0.1, 0.05, 1)
+    lifted[5] = dataclasses.replace(lifted[5], xyz=lifted[5].xyz + 4.0)
+    found, spread = with_observers(lifted, {f"P{k}": np.array([0, 0, 1.0]) for k in range(30)})
+    assert [k for k, x in enumerate(found) if x.status != "ok"] == [5]
+    assert "far from the other clicks" in found[5].status and spread < 0.15
 
 
 @pytest.mark.parametrize(

@@ -232,8 +232,22 @@ def lift(
             continue
         apart = float(np.abs(found.click_residuals).max()) / noise.click_px
         status = "ok" if apart < 6 else "clicks in different frames disagree"
-        out.append(Lifted(observer, repeat, landmark, found.xyz, found.covariance, len(s), status))
+        covariance = found.covariance + _common(s, noise)
+        out.append(Lifted(observer, repeat, landmark, found.xyz, covariance, len(s), status))
     return out, noise
+
+
+def _common(sights: list[_Sight], noise: Noise) -> Array:
+    """The depth maps' error that all frames share, as a covariance (3, 3) along the normal.
+
+    Maps that agree with each other better than their own sigma allows have errors in common; the
+    rest of that sigma does not average out, and no scatter between frames shows it.
+    """
+    planes = [s.plane for s in sights if s.plane is not None]
+    share = max(1.0 - noise.depth_factor**2, 0.0)
+    if not planes or share == 0.0:
+        return np.zeros((3, 3))
+    return share * np.mean([sigma**2 * np.outer(n, n) for _, n, sigma in planes], axis=0)
 
 
 @dataclass(frozen=True)

@@ -270,10 +270,11 @@ def scale_without(
         return None
     size = np.abs(apply(start, points.xyz) - apply(known.b_from_a, points.xyz)).max()
     found = icp(
-        points.subset(4000, config.seed),
+        points.subset(2500, config.seed),
         target,
         start,
         True,
+        iterations=30,
         width=float(np.clip(size, 0.5, 4.0)),
         inlier=config.inlier_mm,
     )

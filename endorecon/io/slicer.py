@@ -173,7 +173,7 @@ def unit_of_header(text: str) -> float | None:
     mimics = re.search(r"1\s*unit\s*=\s*([0-9.eE+-]+)\s*mm", text)
     if mimics:
         return float(mimics.group(1))
-    found = re.search(r"\bunit\s*=\s*(mm|cm|um|m)\b", text)
+    found = re.search(r"\bunit\s*=\s*(mm|cm|um|m)\b", text.lower())
     return {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3}[found.group(1)] if found else None
 
 
