@@ -115,9 +115,9 @@ class FieldConfig:
     """Rays start at this share of the 1st percentile of the sparse depths."""
     box_margin: float = 0.1
     """The box is this share of its edge larger than points and cameras on every side."""
-    proposal: int = 64
+    proposal: int = 128
     """Cells along an edge of the density grid that proposes samples."""
-    march: int = 96
+    march: int = 160
     """Steps of the coarse march through that grid."""
     refresh: int = 20
     """Steps between two refreshes of that grid."""

@@ -122,11 +122,15 @@ def align_cameras(world_from_camera_a: Array, world_from_camera_b: Array) -> Arr
     """Similarity `b_from_a` of two sets of the same cameras (n, 4, 4).
 
     The rotation is averaged from the orientations (so that a straight path leaves no freedom of
-    roll), then scale and translation come from the centres. Robust to a few bad cameras: two
-    re-weighted passes by the distance of the centres.
+    roll), then scale and translation come from the centres. Robust to bad cameras: the rotation is
+    the L1 mean (Hartley et al., IJCV 2013, by re-weighting), the centres are re-weighted too.
     """
     Ra, Rb = world_from_camera_a[:, :3, :3], world_from_camera_b[:, :3, :3]
-    R = nearest_rotation(np.einsum("nij,nkj->ik", Rb, Ra))
+    each = np.einsum("nij,nkj->nik", Rb, Ra)
+    R = nearest_rotation(each.sum(0))
+    for _ in range(30):
+        angle = np.radians(rotation_angle_deg(np.einsum("ji,njk->nik", R, each)))
+        R = nearest_rotation((each / np.maximum(angle, 1e-6)[:, None, None]).sum(0))
     ca, cb = world_from_camera_a[:, :3, 3] @ R.T, world_from_camera_b[:, :3, 3]
     w = np.ones(len(ca))
     scale, t = 1.0, np.zeros(3)

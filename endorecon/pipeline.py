@@ -26,7 +26,8 @@ from endorecon.io import calibration, viewstore
 from endorecon.io.rundir import RunDir, hash_file
 from endorecon.scene import Frames, Views
 
-RESUMABLE_DIFFERENCES = ("loop", "surface", "evaluate", "phantom")  # sections that may change between starts
+# Sections that may change between two starts of one run.
+RESUMABLE_DIFFERENCES = ("loop", "surface", "evaluate", "phantom")
 
 
 @dataclass(frozen=True)

@@ -31,16 +31,40 @@ class Maps:
     trust: Array
 
     def resized(self, width: int, height: int) -> Maps:
-        """The maps at another size: nearest pixels, so that no depth is mixed across an edge."""
-        import cv2
-
+        """The maps at another size; no depth is mixed across an edge or with an unknown one."""
         if self.z.shape[1:] == (height, width):
             return self
-        z, s, t = (
-            np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_NEAREST) for m in a])
-            for a in (self.z, self.sigma, self.trust)
-        )
-        return Maps(z, s, t)
+        parts = [
+            _resize(z, s, t, width, height)
+            for z, s, t in zip(self.z, self.sigma, self.trust, strict=True)
+        ]
+        return Maps(*(np.stack(a) for a in zip(*parts, strict=True)))
+
+
+def _resize(z: Array, sigma: Array, trust: Array, width: int, height: int) -> tuple[Array, ...]:
+    """One map at another size: bilinear on inverse depth (linear on planes) where the four
+    neighbours are alike, else the nearest; sigma and trust from the nearest."""
+    import cv2
+
+    h, w = z.shape
+    u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    # cv2 has its first pixel centre at (0, 0)
+    x = (u * w / width - 0.5).astype(np.float32)
+    y = (v * h / height - 0.5).astype(np.float32)
+
+    def nearest(a: Array) -> Array:
+        return cv2.remap(a, x, y, cv2.INTER_NEAREST, None, cv2.BORDER_REPLICATE)
+
+    known = np.isfinite(z) & (z > 0)
+    inverse = np.where(known, 1 / np.where(known, z, 1), 0).astype(np.float32)
+    linear = cv2.remap(inverse, x, y, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
+    square = np.ones((2, 2), np.uint8)
+    near = nearest(z)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        high, low = cv2.dilate(inverse, square), cv2.erode(inverse, square)
+        smooth = nearest(((low > 0) & (high < 1.04 * low)).astype(np.float32)) > 0
+        out = np.where(smooth & (np.abs(near * linear - 1) < 0.03), 1 / linear, near)
+    return out.astype(np.float32), nearest(sigma), nearest(trust)
 
 
 def refine_depths(
