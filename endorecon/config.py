@@ -109,7 +109,7 @@ class FieldConfig:
     """Share of the rays that go through sparse points while these have weight."""
     sparse_sigma: float = 0.01
     """Standard deviation of a good sparse depth as a share of the depth."""
-    dense_depth: float = 0.1
+    dense_depth: float = 1.0
     """Weight of stereo depths in later rounds; 0 switches them off."""
     near: float = 0.3
     """Rays start at this share of the 1st percentile of the sparse depths."""
@@ -137,20 +137,20 @@ class StereoConfig:
 
     enabled: bool = True
     """False leaves the virtual pair out (a control, not a way to work)."""
-    matcher: str = "sgbm"
+    matcher: str = "sweep"
     """Which matcher: a word of stereo.MATCHERS."""
     supersample: float = 2.0
     """Virtual views are rendered at this multiple of the training size."""
-    baseline: float = 0.06
+    baseline: float = 0.08
     """Baseline of the first round as a share of the view's median depth."""
     baseline_growth: float = 1.3
     """Each round multiplies the baseline by this ..."""
-    baseline_max: float = 0.12
+    baseline_max: float = 0.14
     """... up to this share of the median depth."""
     left_right_px: float = 1.0
     """Left-right check: largest disagreement in pixels."""
-    sigma_px: float = 0.2
-    """Standard deviation of a good match in pixels."""
+    sigma_px: float = 0.3
+    """Standard deviation of a good match in pixels, that of the rendering included."""
     min_contrast: float = 3.0
     """Local contrast (of 255, after equalising) below which a match means nothing."""
     nearest_baselines: float = 4.0
