@@ -81,7 +81,7 @@ class FieldConfig:
     """Steps of round 0."""
     steps_round: int = 200
     """Steps of each later round."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-2
     """Adam's rate for the grid; the nets take a fifth of it. Decays over the run."""
     open_first: int = 48
     """Levels of up to this many cells learn from the start of round 0; finer ones open later ..."""
@@ -89,7 +89,7 @@ class FieldConfig:
     """... the last at this share of round 0: too early, and they learn sparse points by heart."""
     rate_last: float = 0.1
     """The learning rate falls to this share of its start within each fit."""
-    rate_later: float = 0.3
+    rate_later: float = 0.5
     """Later rounds start at this share of the first round's rate."""
     warm_up: int = 20
     """Steps over which the learning rate rises."""
