@@ -37,27 +37,29 @@ def measure(folder: Path, millions: float) -> dict[str, float | str]:
     RunDir(folder).save_surface(
         dataclasses.replace(truth, vertices=vertices, unit="unitless", space="reconstruction")
     )
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     session = Session(make_plotter((1280, 800)), open_case(folder))
     session.draw_now()
     opened = time.perf_counter() - start
     out: dict[str, float | str] = {"faces": float(len(truth.faces)), "opening": opened}
+    out["opening cpu"] = time.process_time() - cpu
 
-    def rate(seconds: float = 4.0) -> float:
+    def rate(name: str, seconds: float = 4.0) -> float:
         session.draw_now()
-        begun, k = time.perf_counter(), 0
+        begun, k, worked = time.perf_counter(), 0, time.process_time()
         while time.perf_counter() - begun < seconds:
             session.camera.Azimuth(3.0)
             session.draw_now()
             k += 1
+        out[f"{name} cpu"] = (time.process_time() - worked) / k
         return k / (time.perf_counter() - begun)
 
-    out["full"] = rate()
+    out["full"] = rate("full")
     start = time.perf_counter()
     session.turning(True)
     out["twin made"] = time.perf_counter() - start
     stands_in = session.surface_layer is not None and session.surface_layer.has_twin
-    out["turning"] = rate()
+    out["turning"] = rate("turning")
     out["twin"] = "yes" if stands_in else "no"
     session.turning(False)
     start = time.perf_counter()
@@ -89,9 +91,10 @@ def main() -> None:
         for millions in args.faces:
             rows.append(measure(folder, millions))
             print(rows[-1])
-    keys = ("opening", "full", "turning", "twin", "twin made", "first pick", "next pick",
-            "other colouring")  # fmt: skip
-    heads = ("opening s", "full surface frames/s", "while turning frames/s", "twin stands in",
+    keys = ("opening", "opening cpu", "full", "full cpu", "turning", "turning cpu", "twin",
+            "twin made", "first pick", "next pick", "other colouring")  # fmt: skip
+    heads = ("opening s", "its CPU s", "full surface frames/s", "CPU s a picture",
+             "while turning frames/s", "CPU s a picture", "twin stands in",
              "twin made s", "first pick s", "next pick s", "other colouring s")  # fmt: skip
     load = os.getloadavg()[0]
     lines = [

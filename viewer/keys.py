@@ -49,8 +49,7 @@ def _next_blend(s: Session) -> None:
 
 def _escape(s: Session) -> None:
     if s.overlay.helping:
-        s.overlay.help("")
-        s.changed()
+        _help(s)
     elif s.hands.tools.kind is not None:
         s.hands.use(None)
     else:
@@ -59,6 +58,10 @@ def _escape(s: Session) -> None:
 
 def _help(s: Session) -> None:
     s.overlay.help("" if s.overlay.helping else text())
+    for name in ("measurements", "landmarks"):  # their labels would lie over the keys
+        layer = s.layers.all[name]
+        for actor in layer.actors:
+            actor.SetVisibility(layer.visible and not s.overlay.helping)
     s.changed()
 
 

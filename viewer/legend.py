@@ -6,7 +6,7 @@ from typing import Any
 
 from .case import Case
 from .overlay import dress
-from .style import GUESSED, OBSERVED, WEAK, WHITE, unit_color
+from .style import BACKGROUND, GUESSED, OBSERVED, WEAK, WHITE, unit_color
 from .surface_layer import colormap
 
 TITLES = {"sigma": "sigma", "ct": "to CT", "depth": "depth"}
@@ -40,6 +40,8 @@ class Legend:
             actor.SetPosition(0.988, 0.80 - 0.055 * k)
             dress(actor.GetTextProperty(), color, 20)
             actor.GetTextProperty().SetJustificationToRight()
+            actor.GetTextProperty().SetBackgroundColor(*unit_color(BACKGROUND))
+            actor.GetTextProperty().SetBackgroundOpacity(0.78)
             actor.SetVisibility(False)
             renderer.AddViewProp(actor)
             self.words.append(actor)
