@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Lifted:
     covariance: Array  # (3, 3)
     frames: int
     status: str  # "ok", or why there is no point
+    shared: Array = field(default_factory=lambda: np.zeros((3, 3)))  # part that repeats share
 
 
 @dataclass(frozen=True)
@@ -232,8 +233,9 @@ def lift(
             continue
         apart = float(np.abs(found.click_residuals).max()) / noise.click_px
         status = "ok" if apart < 6 else "clicks in different frames disagree"
-        covariance = found.covariance + _common(s, noise)
-        out.append(Lifted(observer, repeat, landmark, found.xyz, covariance, len(s), status))
+        shared = _common(s, noise)
+        total = found.covariance + shared
+        out.append(Lifted(observer, repeat, landmark, found.xyz, total, len(s), status, shared))
     return out, noise
 
 

@@ -45,7 +45,9 @@ def with_observers(
             free_within += len(mine) - 1
             means.append(places.mean(0))
             repeats.append(len(mine))
-            explained += [float(np.trace(along @ x.covariance @ along)) / 2 for x in mine]
+            explained += [
+                float(np.trace(along @ (x.covariance - x.shared) @ along)) / 2 for x in mine
+            ]
         if means:
             between += float(((np.array(means) - np.mean(means, axis=0)) ** 2).sum())
             free_between += len(means) - 1
