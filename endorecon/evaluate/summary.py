@@ -228,7 +228,7 @@ def _p(p: float) -> str:
 def table(rows: list[Measurement]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Header and one line a distance (mean over observers and repeats) for print and report."""
     header = ("distance", "kind", "n", "CT", "reconstruction", "difference", "SD",
-              "95 % interval of one measure", "held out", "status")  # fmt: skip
+              "95 % interval", "held out", "status")  # fmt: skip
     out = []
     for name, kind in dict.fromkeys((m.name, m.kind) for m in rows):
         mine = [m for m in rows if (m.name, m.kind) == (name, kind)]
