@@ -18,14 +18,15 @@ from endorecon.errors import EndoreconError, UsageError
 from .case import Case, open_case
 from .ct_layers import CtLayers
 from .drawing import draw
+from .eye import add_path, clip_planes, look_from
 from .hands import Hands
-from .layers import Clip, Layers, add_lines, camera_lines
+from .layers import Clip, Layers
 from .legend import Legend
 from .overlay import Overlay
 from .rounds import Rounds
 from .scope import Scope
 from .slices import WINDOWS, bounds, picture, point_in
-from .style import BACKGROUND, CYAN, YELLOW
+from .style import BACKGROUND
 from .surface_layer import COLOURINGS, SurfaceLayer, depth_in, faces_towards, limits
 
 Array = NDArray[Any]
@@ -233,43 +234,12 @@ class Session:
         self.clip_mode = mode
         self.clip_at = self.clip_at if at is None else float(np.clip(at, 0, 1))
         self.box = self.box if box is None else [float(b) for b in box]
-        planes: list[tuple[Array, Array]] = []
-        if self.case.surface is not None and mode != "off":
-            v = self.case.surface.vertices
-            low, high = v.min(0), v.max(0)
-            if mode == "box":
-                for k in range(3):
-                    n = np.eye(3)[k]
-                    a, b = sorted(self.box[2 * k : 2 * k + 2])
-                    planes += [(low + a * (high - low), n), (low + b * (high - low), -n)]
-            else:
-                n = np.eye(3)["xyz".index(mode)] if mode in ("x", "y", "z") else None
-                if n is None:
-                    n = np.array(self.camera.GetDirectionOfProjection())
-                reach = (v[:: max(1, len(v) // 50_000)] - v.mean(0)) @ n
-                at_ = reach.min() + self.clip_at * (reach.max() - reach.min())
-                planes = [(v.mean(0) + at_ * n, n)]
+        planes = clip_planes(self.case.surface, self.camera, mode, self.clip_at, self.box)
         self.layers.cut(Clip(tuple(planes)))
         self.changed()
 
     def _build_path(self) -> list[Any]:
-        c = self.case.cameras
-        if c is None or not len(c.frame_index):
-            return []
-        poses, size = c.world_from_camera, 0.025 * self.diagonal
-        some = poses[:: max(1, len(poses) // 40)]
-        centres = poses[:, :3, 3]
-        n = len(centres)
-        path = np.stack([np.arange(n - 1), np.arange(1, n)], 1)
-        lines = camera_lines(some, c.K, c.width, c.height, size)
-        now = camera_lines(poses[[self.scope.k]], c.K, c.width, c.height, 1.6 * size)
-        actors = [
-            add_lines(self.plotter, *lines, CYAN, 1.5, "frusta"),
-            add_lines(self.plotter, *now, YELLOW, 4, "frustum"),
-        ]
-        if n > 1:
-            actors.append(add_lines(self.plotter, centres, path, CYAN, 3, "path"))
-        return actors
+        return add_path(self.plotter, self.case.cameras, self.scope.k, self.diagonal)
 
     def _build_landmarks(self) -> list[Any]:
         from .landmarks import add_landmarks
@@ -284,40 +254,10 @@ class Session:
     def reset_view(self, way: str = "") -> None:
         """See everything; `way` looks from a side: one of L R A P S I (axes when unregistered)."""
         self.scope.flying = False
-        from .endoscope import look_freely
-        from .overlay import LETTERS
-
-        look_freely(self.camera)
-        signs = {letter: (k, 1 if j == 0 else -1) for k, pair in enumerate(LETTERS)
-                 for j, letter in enumerate(pair)}  # fmt: skip
-        axis, sign = signs.get(way, (1, -1))
-        side = np.zeros(3)
-        side[axis] = sign
-        if not way:  # from the front, a little from the patient's left and above
-            side = np.array([0.75, -1.0, 0.55])
         v = None if self.case.surface is None else self.case.surface.vertices
-        middle = np.zeros(3) if v is None else (v.min(0) + v.max(0)) / 2
-        self.camera.SetFocalPoint(*middle)
-        side /= np.linalg.norm(side)
-        up = np.array([0.0, -1, 0] if axis == 2 and way else [0.0, 0, 1])
-        self.camera.SetPosition(*(middle + self._distance_to_see(v, middle, side, up) * side))
-        self.camera.SetViewUp(*up)
+        look_from(self.camera, v, self.renderer.GetSize(), way)
         self.renderer.ResetCameraClippingRange()
         self.frame_moved()
-
-    def _distance_to_see(self, v: Array | None, middle: Array, side: Array, up: Array) -> float:
-        """How far from the middle the eye must be to see all vertices, with a margin."""
-        if v is None:
-            return 3.0
-        p = v[:: max(1, len(v) // 20_000)] - middle
-        right = np.cross(up, side)
-        right /= np.linalg.norm(right)
-        W, H = self.renderer.GetSize()
-        if min(W, H) <= 1:  # the window is not yet on the screen
-            W, H = 4, 3
-        half = np.tan(np.radians(self.camera.GetViewAngle()) / 2) * 0.74  # writing needs room
-        wide, high = np.abs(p @ right) / (half * W / H), np.abs(p @ np.cross(side, right))
-        return float((np.maximum(wide, high / half) + p @ side).max())
 
     def frame_moved(self) -> None:
         """After the current frame, the blend or the flight has changed."""
