@@ -112,9 +112,9 @@ class Mucosa:
         """
         g = self.bumps.slopes(points)
         g -= np.einsum("ij,ij->i", g, normals)[:, None] * normals
-        fade = 1.0 / (1.0 + (footprint / 0.09) ** 2)
+        fade = 1.0 / (1.0 + (footprint / 0.14) ** 2)
         n = normals - (self.relief * fade)[:, None] * g
-        lost = 0.15 * (1.0 - fade * fade) * self.slope_variance
+        lost = 0.5 * (1.0 - fade * fade) * self.slope_variance
         return n / np.linalg.norm(n, axis=1, keepdims=True), lost.astype(np.float32)
 
 
@@ -153,7 +153,7 @@ def make_mucosa(
 
 # (area of wall in mm2 a root, half width of a root in mm, mean length of an arm in mm, wander)
 _VESSEL_HABIT = {"sinus": (26.0, 0.15, 5.0, 0.14), "colon": (90.0, 0.24, 10.0, 0.10)}
-_CONTRAST = {"sinus": 1.25, "colon": 0.6}
+_CONTRAST = {"sinus": 1.1, "colon": 0.6}
 
 
 def grow_vessels(
