@@ -209,8 +209,10 @@ class RefineConfig:
     """Averaging counts as at most this many independent maps."""
     edge_step: float = 0.04
     """Relative step of depth within a window that makes an edge: its depths are less sure."""
-    unconfirmed: float = 0.05
+    unconfirmed: float = 0.12
     """Smallest relative sigma of a depth that no real frame confirms."""
+    sigma_scale: float = 2.2
+    """Calibration of sigma on phantoms: 95 % of the errors lie within 1.96 of it."""
     usable_trust: float = 0.1
     """A prior trusted less gives way to its better neighbours before a sweep starts."""
 
@@ -229,6 +231,8 @@ class LoopConfig:
     """Fall of the NCC in held-out real frames that is divergence."""
     min_agreement: float = 0.05
     """A round is refused when the matcher agrees with the field on fewer of its pixels."""
+    max_relative_sigma: float = 0.11
+    """A final depth less sure than this share of itself is no measurement: it is left unknown."""
 
 
 @dataclass(frozen=True)

@@ -286,13 +286,23 @@ def _field_map(z: Array, spread: Array) -> tuple[Array, Array, Array]:
 
 
 def _merge(stereo: DepthMap, own: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-    """Stereo where it answers and does not contradict the field by a quarter, else the field."""
+    """The field's own depth and its reading in stereo, weighted by their variances.
+
+    Where both agree, trust rises; where they contradict each other the field is not consistent
+    with itself, and its depth is hardly trusted; where stereo has no answer the field stands alone.
+    """
     z, sigma, trust = own
-    with np.errstate(invalid="ignore"):
-        use = np.isfinite(stereo.z) & ~(np.abs(stereo.z - z) > 0.25 * z)
-        use &= stereo.sigma < 0.05 * stereo.z
+    known, read = np.isfinite(z), np.isfinite(stereo.z)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        joint = np.hypot(sigma, stereo.sigma)
+        agree = known & read & (np.abs(stereo.z - z) < np.maximum(3 * joint, 0.01 * z))
+        a, b = 1 / sigma**2, 1 / stereo.sigma**2
+        mean, mean_sigma = (a * z + b * stereo.z) / (a + b), 1 / np.sqrt(a + b)
+    clash = known & read & ~agree
+    out = np.where(agree, mean, np.where(known, z, stereo.z))
+    wide = np.where(clash, np.abs(stereo.z - z), np.where(known, sigma, stereo.sigma))
     return (
-        np.where(use, stereo.z, z),
-        np.where(use, stereo.sigma, sigma),
-        np.where(use, 0.4 + 0.4 * stereo.trust, trust),
+        out,
+        np.where(agree, mean_sigma, wide),
+        np.where(agree, 0.4 + 0.4 * stereo.trust, np.where(clash, 0.05, trust)),
     )

@@ -24,7 +24,7 @@ from endorecon.config import Config, as_dict
 from endorecon.errors import EndoreconError, InputRefused, NotEnoughInformation
 from endorecon.io import calibration, viewstore
 from endorecon.io.rundir import RunDir, hash_file
-from endorecon.scene import Frames, Views
+from endorecon.scene import DepthMap, Frames, Views
 
 # Sections that may change between two starts of one run.
 RESUMABLE_DIFFERENCES = ("loop", "surface", "evaluate", "phantom")
@@ -231,11 +231,19 @@ def _finish(run: RunDir, views: Views, config: Config, best: int) -> None:
     """Final depths and surface from the best round."""
     from endorecon import surface
 
-    depths = run.round_depths(best)
+    depths = [_measured(d, config.loop.max_relative_sigma) for d in run.round_depths(best)]
     for depth in depths:
         run.save_depth(depth)
     fused = surface.fuse(depths, list(views.images), config.surface, views.unit, views.space)
     run.save_surface(fused, (f"endorecon {__version__}", f"round={best}"))
+
+
+def _measured(depth: DepthMap, limit: float) -> DepthMap:
+    """The map without the depths that are too unsure to be called measured."""
+    with np.errstate(invalid="ignore"):
+        sure = depth.sigma <= limit * depth.z
+    z, sigma = (np.where(sure, a, np.nan).astype(np.float32) for a in (depth.z, depth.sigma))
+    return dataclasses.replace(depth, z=z, sigma=sigma, trust=np.where(sure, depth.trust, 0))
 
 
 def _open_run(run: RunDir, job: Job) -> None:

@@ -129,7 +129,9 @@ def _one_level(
     trust = trust * (agree / np.maximum(agree + 2 * against, 1))
     out_z = np.where(confirmed, fused, prior.z).astype(np.float32)
     with np.errstate(invalid="ignore"):
-        lone_sigma = np.maximum(prior.sigma, config.unconfirmed * prior.z)
+        # A depth that the virtual pair confirms at least is worth more than one that nothing does.
+        lone = config.unconfirmed * (1.5 - prior.trust)
+        lone_sigma = np.maximum(prior.sigma, lone * prior.z)
     out_sigma = np.where(confirmed, fused_sigma, lone_sigma)
     out_trust = np.where(confirmed, trust, np.where(np.isfinite(prior.z), 0.2 * prior.trust, 0))
     steps_near = np.stack([_depth_step(m, config.radius) for m in out_z])
@@ -138,6 +140,7 @@ def _one_level(
     out_sigma = np.where(
         edge, np.hypot(out_sigma, 0.25 * np.minimum(steps_near, 1) * out_z), out_sigma
     )
+    out_sigma = np.where(confirmed, config.sigma_scale * out_sigma, out_sigma)
     out_trust = np.where(edge, 0.4 * out_trust, out_trust)
     return Maps(out_z, out_sigma.astype(np.float32), out_trust.astype(np.float32))
 

@@ -44,7 +44,7 @@ class SweepMatcher:
             d = (fb / out.z).astype(np.float32)
             # curvature per squared pixel of disparity; a cost gap of 1/100 is one sigma
             per_px = out.curvature / d**2
-            sigma = np.sqrt(self._config.sigma_px**2 * 0.25 + 0.004 / np.maximum(per_px, 1e-6))
+            sigma = np.sqrt(self._config.sigma_px**2 + 0.004 / np.maximum(per_px, 1e-6))
         bad = (
             ~np.isfinite(d)
             | out.edge
