@@ -69,7 +69,9 @@ def score(run: RunDir, truth_folder: Path, depths: list[DepthMap] | None = None)
     scale = scale_of(T)
     maps = {d.frame_index: d for d in (depths or [run.depth(i) for i in run.depth_indices()])}
     with open(run.path / "frames.csv") as file:
-        duplicates = {int(r["frame_index"]) for r in csv.DictReader(file) if r["reason"] == "duplicate"}
+        duplicates = {
+            int(r["frame_index"]) for r in csv.DictReader(file) if r["reason"] == "duplicate"
+        }
     working_from_source = np.linalg.inv(np.array(info["source_from_working"]))
     lens = lens_of(info)
     grid: np.ndarray | None = None
@@ -87,9 +89,7 @@ def score(run: RunDir, truth_folder: Path, depths: list[DepthMap] | None = None)
         if grid is None:
             v, u = np.indices(z.shape) * STEP + 0.5
             w = np.stack([u, v, np.ones_like(u)], -1) @ working_from_source.T
-            pinhole = Camera(
-                d.z.shape[1], d.z.shape[0], d.K[0, 0], d.K[1, 1], d.K[0, 2], d.K[1, 2]
-            )
+            pinhole = Camera(d.z.shape[1], d.z.shape[0], d.K[0, 0], d.K[1, 1], d.K[0, 2], d.K[1, 2])
             grid = undistort_pixels(lens, pinhole, w[..., :2])
         found, s, t = (_sample(m, grid) for m in (d.z, d.sigma, d.trust))
         ok = valid & np.isfinite(found)
@@ -121,9 +121,11 @@ def _sample(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 def figures(e: Errors, share: float = 1.0) -> dict[str, float]:
     """MAE, median, RMSE, P95, bias, coverage of the `share` of covered pixels with least sigma."""
-    order = np.argsort(e.sigma, kind="stable")[: int(round(share * len(e.sigma)))]
+    order = np.argsort(e.sigma, kind="stable")[: round(share * len(e.sigma))]
     if len(order) == 0:
-        return {k: float("nan") for k in ("mae", "median", "rmse", "p95", "bias")} | {"covered": 0.0}
+        return {k: float("nan") for k in ("mae", "median", "rmse", "p95", "bias")} | {
+            "covered": 0.0
+        }
     x = e.error[order]
     a = np.abs(x)
     return {

@@ -295,7 +295,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class PhantomConfig:
-    """The rendered phantom: anatomy, optics, motion, CT. Frozen before accuracy is measured on it."""
+    """The rendered phantom: anatomy, optics, motion, CT. Frozen before accuracy is judged on it."""
 
     side_mm: float = 0.3
     """Voxel edge of the marching cubes in mm; vertices are then moved on to the exact surface."""
