@@ -182,7 +182,9 @@ class RefineConfig:
     neighbours: int = 10
     """Real frames that each depth is compared with."""
     band: float = 0.08
-    """Half width of the first search, as a share of depth; later rounds narrow it."""
+    """Half width of the first search, as a share of depth."""
+    band_later: float = 0.7
+    """Later rounds search this share of it."""
     steps: int = 41
     """Hypotheses in the band."""
     radius: int = 4
@@ -231,7 +233,7 @@ class LoopConfig:
     """Fall of the NCC in held-out real frames that is divergence."""
     min_agreement: float = 0.05
     """A round is refused when the matcher agrees with the field on fewer of its pixels."""
-    max_relative_sigma: float = 0.11
+    max_relative_sigma: float = 0.2
     """A final depth less sure than this share of itself is no measurement: it is left unknown."""
 
 

@@ -99,7 +99,7 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
         if k == 0:
             fresh, agreement = (yield from bench.coarse(field)), 1.0
         else:
-            fresh, agreement = yield from bench.measure(field, k)
+            fresh, agreement = yield from bench.measure(field, k, depths)
         change = None if depths is None else median_change(depths.z, fresh.z)
         score = bench.held_out(fresh)
         trusted = float((fresh.trust >= 0.5)[bench.content].mean())
@@ -141,7 +141,10 @@ def judge(history: list[dict[str, Any]], config: Config) -> RoundsFinished | Non
         why = f"round {k} moved the depths by {100 * change:.1f} % and fits held-out frames worse"
         return RoundsFinished("diverged", best, why)
     if k >= 2 and change < config.loop.tolerance:
-        return RoundsFinished("converged", k, f"the depths moved by {100 * change:.2f} % only")
+        why = f"the depths moved by {100 * change:.2f} % only"
+        if best not in (0, k):
+            why += f"; round {best} fits held-out frames best and is kept"
+        return RoundsFinished("converged", best or k, why)
     if k >= 3 and scores[-1] < max(scores[:-1]) - 0.002:
         return RoundsFinished("stopped", best, "held-out real frames show no further gain")
     if k >= config.loop.max_rounds:
@@ -165,12 +168,12 @@ def _resume(run: RunDir, field: Any) -> Generator[Event, None, list[dict[str, An
             run.forget_round(k)
             break
         try:
-            _, _, metrics = run.load_round(k)
+            run.check_round(k)
         except InputRefused as error:
             run.forget_round(k)
             yield Warned(f"{error.what}; it is computed again")
             break
-        history.append(metrics)
+        history.append(run.load_round_metrics(k))
     while history:
         k = len(history) - 1
         try:
@@ -212,8 +215,14 @@ class Bench:
             yield ViewsMeasured(0, "field", i + 1, len(self.views))
         return self._stack(out)
 
-    def measure(self, field: Any, round_: int) -> Generator[Event, None, tuple[Maps, float]]:
-        """A later round: virtual pairs, then real frames. Returns maps and stereo agreement."""
+    def measure(
+        self, field: Any, round_: int, before: Maps | None
+    ) -> Generator[Event, None, tuple[Maps, float]]:
+        """A later round: virtual pairs, then real frames. Returns maps and stereo agreement.
+
+        `before`, the maps of the last round, take part in the prior where they are surer than the
+        field; the real frames then measure anew.
+        """
         config, prior, agreement = self.config, [], []
         if config.stereo.enabled:
             matcher = open_matcher(config.stereo)
@@ -232,13 +241,12 @@ class Bench:
         share = float(np.mean(agreement)) if agreement else 1.0
         if not config.refine.enabled:
             return maps, share
-        if round_ == 1:
-            bands = [config.refine.band, config.refine.band / 3][-len(self.levels) :]
-            levels = self.levels
-        else:
-            bands, levels = [config.refine.band / 2], self.levels[-1:]
+        if round_ > 1 and before is not None:
+            maps = _surer(maps, before)
+        first = config.refine.band * (1.0 if round_ == 1 else config.refine.band_later)
+        bands = [first, first / 3][-len(self.levels) :]
         yield ViewsMeasured(round_, "real frames", 0, len(self.views))
-        out = refine.refine_depths(levels, self.neighbours, maps, bands, config.refine)
+        out = refine.refine_depths(self.levels, self.neighbours, maps, bands, config.refine)
         yield ViewsMeasured(round_, "real frames", len(self.views), len(self.views))
         return out, share
 
@@ -276,6 +284,17 @@ class Bench:
         """The nouns as maps."""
         parts = [(d.z, d.sigma, d.trust) for d in depths]
         return Maps(*(np.stack(a) for a in zip(*parts, strict=True)))
+
+
+def _surer(a: Maps, b: Maps) -> Maps:
+    """Pixel by pixel the map with the smaller sigma; unknown loses."""
+    with np.errstate(invalid="ignore"):
+        take = np.isfinite(b.z) & ~(np.isfinite(a.z) & (a.sigma <= b.sigma))
+    return Maps(*(np.where(take, y, x) for x, y in zip(_parts(a), _parts(b), strict=True)))
+
+
+def _parts(maps: Maps) -> tuple[Array, Array, Array]:
+    return maps.z, maps.sigma, maps.trust
 
 
 def _field_map(z: Array, spread: Array) -> tuple[Array, Array, Array]:

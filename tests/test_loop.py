@@ -109,6 +109,9 @@ def test_rounds_bring_the_depths_nearer_to_the_truth_and_resume_gives_the_same_b
             np.testing.assert_array_equal(a.z, b.z)
             np.testing.assert_array_equal(a.sigma, b.sigma)
 
+    # finished rounds are found again, though the first no longer holds its weights
+    assert not any(isinstance(e, RoundFinished) for e in rounds(views, SMALL, broken, 3, "cpu"))
+
     # a flipped byte in the last checkpoint: that round is computed again, with the same result
     file = tmp_path / "broken/rounds/02/field.safetensors"
     data = bytearray(file.read_bytes())

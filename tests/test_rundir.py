@@ -82,6 +82,21 @@ def test_a_round_is_the_checkpoint_and_a_flipped_byte_is_found(tmp_path: Path) -
     assert run.rounds() == []
 
 
+def test_an_old_round_without_its_weights_is_still_whole(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for k in range(3):
+        run.save_round(k, {"grid": np.ones(4, np.float32)}, [make_depth(3)], {"round": k})
+    run.forget_field(0)
+    run.check_round(0)
+    assert not (tmp_path / "rounds/00/field.safetensors").exists()
+    assert run.load_round_metrics(0) == {"round": 0}
+    with pytest.raises(InputRefused):
+        run.load_round(0)
+    (tmp_path / "rounds/00/depth/000003.npz").write_bytes(b"x")
+    with pytest.raises(InputRefused, match="Round 0 is damaged"):
+        run.check_round(0)
+
+
 def test_the_same_depth_gives_the_same_bytes(tmp_path: Path) -> None:
     write_depth(tmp_path / "000007.npz", make_depth())
     first = (tmp_path / "000007.npz").read_bytes()

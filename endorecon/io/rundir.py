@@ -160,16 +160,24 @@ class RunDir:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def load_round(self, round_: int) -> tuple[dict[str, Array], list[DepthMap], dict[str, Any]]:
-        """State, depth maps and metrics of a round; InputRefused when a hash does not match."""
-        from safetensors.numpy import load
-
+    def check_round(self, round_: int) -> None:
+        """Raises InputRefused when a file of a round is missing or does not match its hash."""
         folder = self.path / "rounds" / f"{round_:02d}"
         try:
             manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
             for name, digest in manifest.items():
                 if hash_file(folder / name) != digest:
                     raise ValueError(f"{name} does not match its hash")
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputRefused(f"Round {round_} is damaged ({error})", "", folder) from error
+
+    def load_round(self, round_: int) -> tuple[dict[str, Array], list[DepthMap], dict[str, Any]]:
+        """State, depth maps and metrics of a round; InputRefused when a hash does not match."""
+        from safetensors.numpy import load
+
+        self.check_round(round_)
+        folder = self.path / "rounds" / f"{round_:02d}"
+        try:
             state = load((folder / "field.safetensors").read_bytes())
             metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
             return state, self.round_depths(round_), metrics
@@ -238,6 +246,9 @@ class RunDir:
     def forget_field(self, round_: int) -> None:
         """Drop the weights of an old round (its depths stay), so that disk use stays flat."""
         folder = self.path / "rounds" / f"{round_:02d}"
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        if manifest.pop("field.safetensors", None) is not None:
+            atomic.write_json(folder / "manifest.json", manifest)
         (folder / "field.safetensors").unlink(missing_ok=True)
 
     def lock(self) -> RunLock:
