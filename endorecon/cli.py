@@ -80,23 +80,6 @@ def config_of(word: str) -> Config:
     return config
 
 
-def choose_device(word: Device) -> str:
-    """ "cuda" or "cpu". Raises EnvironmentFault when CUDA is asked for and absent."""
-    from endorecon.errors import EnvironmentFault
-
-    if word == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if word == "cuda":
-        raise EnvironmentFault(
-            "There is no CUDA device that torch can use", "run `endorecon doctor`, or --device cpu"
-        )
-    return "cpu"
-
-
 def _value_of(args: list[str], flag: str) -> str | None:
     """The value of a flag before tyro parses: the preset decides tyro's defaults."""
     for k, a in enumerate(args):
@@ -126,6 +109,7 @@ def fit(args: list[str]) -> int:
     poses = _value_of(args, "--poses")
     args = _without(args, "--poses")
     from endorecon.faces import draw
+    from endorecon.field.device import choose_device
 
     asked = _value_of(args, "--device") or "auto"
     helping = "--help" in args or "-h" in args

@@ -156,10 +156,11 @@ class Demo:
 def demo(args: list[str]) -> int:
     """endorecon demo [OUT] ..."""
     d = tyro.cli(Demo, args=args, prog="endorecon demo")
-    from endorecon.cli import NOTICE, choose_device, config_of
+    from endorecon.cli import NOTICE, config_of
     from endorecon.config import with_differences
     from endorecon.errors import EndoreconError
     from endorecon.faces import draw
+    from endorecon.field.device import choose_device
     from endorecon.pipeline import Job, fit
 
     folder = d.out / "phantom"
