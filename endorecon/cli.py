@@ -173,6 +173,13 @@ def check(args: list[str]) -> int:
     return check(args)
 
 
+def validate(args: list[str]) -> int:
+    """endorecon validate STUDY.yaml --out DIR ..."""
+    from endorecon.commands import validate
+
+    return validate(args)
+
+
 def doctor(args: list[str]) -> int:
     """endorecon doctor"""
     from endorecon.commands import doctor
@@ -185,6 +192,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "evaluate": (evaluate, "register a run to CT, measure, report"),
     "phantom": (phantom, "make a phantom: video, CT and exact truth"),
     "demo": (demo, "phantom, fit, evaluate and report in one go"),
+    "validate": (validate, "run a study of many cases and settings, here or on Slurm"),
     "view": (view, "look at a run, measure in it"),
     "export": (export, "write the surface or the poses in another format"),
     "check": (check, "say whether a video is fit for reconstruction"),

@@ -289,6 +289,56 @@ def check(args: list[str]) -> int:
     return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Validate:
+    """Run a study: many cases, many settings; the same command again goes on with it."""
+
+    study: tyro.conf.Positional[Path | None] = None
+    """The study file (YAML)."""
+    out: Path | None = None
+    """Folder of the study."""
+    engine: Literal["local", "slurm"] = "local"
+    """This machine, or a Slurm cluster."""
+    jobs: int = 0
+    """Units at a time; 0 takes one for each GPU or core set (Slurm: 256)."""
+    dry_run: bool = False
+    """List the work with an estimate of time and disk, and stop."""
+    retry: bool = False
+    """Also start again what the same input made fail."""
+    status: Path | None = None
+    """Say where the study in this folder stands, and stop."""
+    compare: Path | None = None
+    """Folder of an earlier study: exit code 5 when accuracy fell by more than the noise."""
+
+
+def validate(args: list[str]) -> int:
+    """endorecon validate STUDY.yaml --out DIR ..., or endorecon validate --status DIR"""
+    from endorecon import batch_table as table
+
+    v = tyro.cli(Validate, args=args, prog="endorecon validate")
+    if v.status is not None:
+        from endorecon.batch import status_of
+
+        print("\n".join(table.lines_of(status_of(v.status))))
+        return 0
+    if v.study is None or v.out is None:
+        raise UsageError("validate takes STUDY.yaml and --out DIR, or --status DIR", "give both")
+    from endorecon.batch import estimate, run_study
+    from endorecon.batch_study import read_study
+    from endorecon.cli import NOTICE, preset_differences
+
+    study = read_study(v.study, preset_differences)
+    if v.dry_run:
+        print("\n".join(table.lines_of_estimate(estimate(study, v.out, max(1, v.jobs)))))
+        return 0
+    print(f"endorecon validate, study {study.name}, engine {v.engine}. {NOTICE}", flush=True)
+    for line in table.drawn(run_study(study, v.out, v.engine, v.jobs, v.retry)):
+        print(line, flush=True)
+    code, lines = table.verdict(v.out, v.compare)
+    print("\n".join(lines))
+    return code
+
+
 def doctor(args: list[str]) -> int:
     """endorecon doctor"""
     if args:

@@ -1,0 +1,114 @@
+"""The paper's table: clinical distances over cases, CT against reconstruction, with verdicts.
+
+A distance of one case is one subject: the mean over observers and repeats of its clicks. Intervals
+and tests over cases take one number a case, because what goes wrong in a case (scale, poses) goes
+wrong in all its distances. Equivalence by TOST at 1, 0.625 and 0.5 mm; mm throughout, difference =
+reconstruction minus CT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from endorecon.batch_results import Results, good_distance, mean_interval
+from endorecon.evaluate import statistics as st
+
+MARGINS_MM = (1.0, 0.625, 0.5)
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One distance of one case: means over clicks, and the interval of one measure."""
+
+    case: str
+    setting: str
+    name: str
+    ct: float
+    recon: float
+    difference: float
+    low: float  # of the reconstruction's length
+    high: float
+    clicks: int
+
+
+@dataclass(frozen=True)
+class Clinical:
+    """One distance over all cases (or all distances together)."""
+
+    name: str
+    setting: str
+    cases: int
+    ct: float
+    recon: float
+    difference: float
+    sd: float
+    interval: tuple[float, float]
+    absolute: float
+    worst: float
+    inside: float  # share of single measures whose interval holds the CT value
+    verdicts: tuple[tuple[float, float, bool], ...]  # margin, p, equivalent
+
+
+def measured(results: Results) -> list[Measured]:
+    """One row a case, setting and distance."""
+    groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    for r in results.rows:
+        if good_distance(r):
+            groups.setdefault((r["case"], r["setting"], r["name"]), []).append(r)
+    out = []
+    for (case, setting, name), rows in groups.items():
+        ct, recon, low, high = (
+            float(np.mean([float(r[k]) for r in rows if r[k] != ""] or [np.nan]))
+            for k in ("truth", "found", "low", "high")
+        )
+        out.append(Measured(case, setting, name, ct, recon, recon - ct, low, high, len(rows)))
+    return out
+
+
+def clinical(results: Results, setting: str) -> list[Clinical]:
+    """Each distance over the cases of a setting, then all together; [] without measurements."""
+    rows = [m for m in measured(results) if m.setting == setting]
+    if not rows:
+        return []
+    out = []
+    for name in dict.fromkeys(m.name for m in rows):
+        mine = [m for m in rows if m.name == name]
+        out.append(_row(name, setting, mine, np.array([m.difference for m in mine]), results))
+    cases = dict.fromkeys(m.case for m in rows)
+    means = np.array([np.mean([m.difference for m in rows if m.case == c]) for c in cases])
+    out.append(_row("all distances", setting, rows, means, results))
+    return out
+
+
+def _row(
+    name: str, setting: str, rows: list[Measured], one_a_case: Any, results: Results
+) -> Clinical:
+    single = [
+        r for r in results.rows
+        if good_distance(r) and r["setting"] == setting and r["low"] != ""
+        and (r["name"] == name or name == "all distances")
+    ]  # fmt: skip
+    hits = [float(r["low"]) <= float(r["truth"]) <= float(r["high"]) for r in single]
+    d = np.array([m.difference for m in rows])
+    p = [(m, st.tost(one_a_case, m)) for m in MARGINS_MM]
+    return Clinical(
+        name, setting, len(one_a_case), float(np.mean([m.ct for m in rows])),
+        float(np.mean([m.recon for m in rows])), float(one_a_case.mean()),
+        float(one_a_case.std(ddof=1)) if len(one_a_case) > 1 else float("nan"),
+        mean_interval(one_a_case), float(np.abs(d).mean()), float(np.abs(d).max()),
+        float(np.mean(hits)) if hits else float("nan"),
+        tuple((m, x, bool(x < ALPHA)) for m, x in p),
+    )  # fmt: skip
+
+
+def agreement(results: Results, setting: str) -> st.BlandAltman | None:
+    """Limits of agreement over (case, distance), repeats of a distance kept together."""
+    rows = [r for r in results.rows if good_distance(r) and r["setting"] == setting]
+    subjects = [f"{r['case']}\0{r['name']}" for r in rows]
+    if len(set(subjects)) < 2:
+        return None
+    return st.bland_altman(np.array([float(r["difference"]) for r in rows]), np.array(subjects))

@@ -1,0 +1,119 @@
+"""A study in words: the live table, plain lines for a log, the estimate, and the verdict."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from endorecon.batch import Estimate, Snapshot, UnitState
+from endorecon.batch_results import Results, collect, regressions, summaries
+from endorecon.errors import Diverged
+
+SHOWN = 12  # rows of the live table
+
+
+def drawn(snapshots: Iterator[Snapshot]) -> Iterator[str]:
+    """Draw a study until it ends: a live table on a terminal, else lines for whoever prints."""
+    if not sys.stdout.isatty():
+        for snapshot in snapshots:
+            for unit in snapshot.ended:
+                yield f"{line_of(unit)}   ({count(snapshot)})"
+        return
+    from rich.live import Live
+
+    with Live(refresh_per_second=2, transient=True) as live:
+        for snapshot in snapshots:
+            live.update(table_of(snapshot))
+            for unit in snapshot.ended:
+                if unit.state == "failed":
+                    live.console.print(line_of(unit), highlight=False)
+
+
+def table_of(snapshot: Snapshot) -> Any:
+    """What runs now, as a rich table; the caption tells the rest."""
+    from rich.table import Table
+
+    table = Table(caption=f"{snapshot.name}: {count(snapshot)}", expand=True)
+    for name in ("case", "setting", "seed", "stage", "time"):
+        table.add_column(name, no_wrap=name != "stage")
+    running = [u for u in snapshot.units if u.state == "running"]
+    for u in running[:SHOWN]:
+        table.add_row(u.case, u.setting, str(u.repeat), u.stage, duration(u.seconds))
+    if len(running) > SHOWN:
+        table.add_row(f"and {len(running) - SHOWN} more")
+    return table
+
+
+def lines_of(snapshot: Snapshot) -> list[str]:
+    """The study as lines: failures first, then what runs, then the count."""
+    failed = [u for u in snapshot.units if u.state == "failed"]
+    running = [u for u in snapshot.units if u.state == "running"]
+    return [*map(line_of, failed), *map(line_of, running), f"{snapshot.name}: {count(snapshot)}"]
+
+
+def line_of(unit: UnitState) -> str:
+    """One unit in one line."""
+    who = f"{unit.case} | {unit.setting} | seed {unit.repeat}"
+    what = {
+        "failed": f"FAILED at {unit.stage}: {unit.sentence}",
+        "running": f"{unit.stage} ({duration(unit.seconds)})",
+    }.get(unit.state, f"{unit.state} in {duration(unit.seconds)}")
+    return f"{who}: {what}"
+
+
+def count(snapshot: Snapshot) -> str:
+    """How many units are where, and the time left."""
+    parts = [f"{snapshot.count(s)} {s}" for s in ("done", "failed", "running", "waiting")]
+    left = "" if snapshot.left_s is None else f", about {duration(snapshot.left_s)} left"
+    unfinished = snapshot.count("running") + snapshot.count("waiting")
+    return f"{len(snapshot.units)} units: {', '.join(parts)}{left if unfinished else ''}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader wants them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def lines_of_estimate(found: Estimate) -> list[str]:
+    """--dry-run."""
+    tight = "" if found.gigabytes < found.free_gigabytes else "  TOO LITTLE"
+    return [
+        *found.lines,
+        f"{found.units} units, {found.to_do} to do: about {found.hours:.1f} h and "
+        f"{found.gigabytes:.1f} GB ({found.free_gigabytes:.0f} GB are free){tight}",
+    ]
+
+
+def verdict(out: Path, before: Path | None) -> tuple[int, list[str]]:
+    """The exit code and the last lines: figures, failures, comparison with an earlier study.
+
+    5: worse than before. Else the worst exit code of a failed unit's kind is NOT given: a study
+    with failures is a finished study; 0, and the failures are listed.
+    """
+    results = collect(out)
+    lines = _figures(results)
+    lines += [
+        f"failed: {u['case']} | {u['setting']} | seed {u['repeat']} at {u['step']}: {u['sentence']}"
+        for u in results.units
+        if u["state"] == "failed"
+    ]
+    lines.append(f"tables: {out / 'study.csv'}, {out / 'study.html'}, {out / 'study.tex'}")
+    if before is None:
+        return 0, lines
+    worse = regressions(results, collect(before))
+    if worse:
+        return Diverged.exit_code, [*lines, *(f"WORSE: {sentence}" for sentence in worse)]
+    return 0, [*lines, f"not worse than {before} by more than the noise"]
+
+
+def _figures(results: Results) -> list[str]:
+    return [
+        f"{s.setting:24s} {s.metric:16s} mean {s.mean:7.3f}  SD {s.sd:7.3f}  median {s.median:7.3f}"
+        f"  P95 {s.p95:7.3f} mm over {len(s.values)} cases"
+        for s in summaries(results)
+        if s.values
+    ]
