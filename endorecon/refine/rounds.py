@@ -80,14 +80,20 @@ def refine_depths(
     nothing, the prior stays, with its own sigma and little trust.
     """
     maps = prior
-    for photos, band in zip(levels, bands, strict=True):
-        maps = _one_level(photos, neighbours, maps, band, config)
+    for k, (photos, band) in enumerate(zip(levels, bands, strict=True)):
+        maps = _one_level(photos, neighbours, maps, band, config, seen=k > 0)
     return maps
 
 
 def _one_level(
-    photos: Photos, neighbours: list[list[int]], prior: Maps, band: float, config: RefineConfig
+    photos: Photos,
+    neighbours: list[list[int]],
+    prior: Maps,
+    band: float,
+    config: RefineConfig,
+    seen: bool,
 ) -> Maps:
+    """One level; `seen`: the prior comes from real frames already, at a coarser level."""
     n, h, w = photos.grey.shape
     prior = prior.resized(w, h)
     steps = max(9, round(config.steps * min(1.0, band / config.band)) | 1)
@@ -129,11 +135,13 @@ def _one_level(
     trust = trust * (agree / np.maximum(agree + 2 * against, 1))
     out_z = np.where(confirmed, fused, prior.z).astype(np.float32)
     with np.errstate(invalid="ignore"):
-        # A depth that the virtual pair confirms at least is worth more than one that nothing does.
-        lone = config.unconfirmed * (1.5 - prior.trust)
+        # A depth that the virtual pair confirms at least is worth more than one that nothing does;
+        # one that real frames confirmed at a coarser level (smooth mucosa) keeps most of its worth.
+        lone = 0.0 if seen else config.unconfirmed * (1.5 - prior.trust)
         lone_sigma = np.maximum(prior.sigma, lone * prior.z)
+        lone_trust = (0.7 if seen else 0.2) * prior.trust
     out_sigma = np.where(confirmed, fused_sigma, lone_sigma)
-    out_trust = np.where(confirmed, trust, np.where(np.isfinite(prior.z), 0.2 * prior.trust, 0))
+    out_trust = np.where(confirmed, trust, np.where(np.isfinite(prior.z), lone_trust, 0))
     steps_near = np.stack([_depth_step(m, config.radius) for m in out_z])
     edge = steps_near > config.edge_step
     # A window that holds two surfaces may answer with the wrong one: half the step is possible.
