@@ -37,7 +37,7 @@ $(VENV)/.ready-test: pyproject.toml | check-system
 # Open3D and PyVista link these at import; a slim image lacks them.
 check-system:
 	@missing=""; for lib in libGL.so.1 libX11.so.6 libgomp.so.1 libEGL.so.1; do \
-	  ldconfig -p | grep -q $$lib || missing="$$missing $$lib"; done; \
+	  PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p | grep -q $$lib || missing="$$missing $$lib"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "system libraries missing:$$missing"; \
 	  if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -qy libgl1 libx11-6 libgomp1 libegl1; \
