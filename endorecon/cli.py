@@ -200,6 +200,16 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
 }
 
 
+def _nobody_reads() -> bool:
+    """Whether standard output's reader has left; then nothing more is written to it."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def usage() -> str:
     """The first page."""
     width = max(map(len, COMMANDS))
@@ -250,6 +260,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 6
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 141  # as a program that SIGPIPE ends: `endorecon doctor | head -1`
         if debug:
             raise
         from endorecon.io.atomic import as_resource_error

@@ -19,11 +19,30 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
         "heavy = {'torch', 'cv2', 'open3d', 'pycolmap', 'pyvista', 'scipy', 'SimpleITK'};"
         "print('LOADED', sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
     assert "LOADED []" in done.stdout
     for name in cli.COMMANDS:
         assert f"  {name} " in done.stdout
     assert "not for clinical use" in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_bug() -> None:
+    code = (
+        "import sys; from endorecon import cli, commands; sys.stdin.readline();"
+        "cli.COMMANDS['doctor'] = (lambda args: print('x' * 99999, flush=True), '');"
+        "sys.exit(cli.main(['doctor']))"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as program:
+        assert program.stdin is not None and program.stdout is not None
+        program.stdout.close()  # before the program is let on
+        program.stdout = None
+        _, said = program.communicate("go\n", timeout=300)
+    assert said == "" and program.returncode == 141
 
 
 @pytest.mark.parametrize("name", [n for n in cli.COMMANDS if n != "doctor"])

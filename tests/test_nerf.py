@@ -235,7 +235,8 @@ def test_the_number_of_threads_does_not_change_a_bit(tmp_path: Path) -> None:
         out = tmp_path / f"{threads}.npz"
         env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         here = Path(__file__).parent.parent
-        subprocess.run([sys.executable, "-c", code, str(out)], env=env, cwd=here, check=True)
+        command = [sys.executable, "-c", code, str(out)]
+        subprocess.run(command, env=env, cwd=here, check=True, timeout=300)
         states.append(dict(np.load(out)))
     assert all(np.array_equal(states[0][k], states[1][k]) for k in states[0])
 
@@ -271,6 +272,6 @@ def test_the_cuda_sources_compile_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(
         [nvcc, *kernels.NVCC_FLAGS, "--threads", "2", "-Werror", "all-warnings", *flags,
          str(source), "-o", str(tmp_path / "field.so")],
-        capture_output=True, text=True,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0 and done.stderr.strip() == "", done.stderr

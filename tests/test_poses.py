@@ -256,7 +256,9 @@ for k in truth:
 pixels, degrees, pairs = sfm_check.parallax(matches, camera)
 assert pixels > 3 and pairs == 10, pixels
 """
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
+    )
     assert run.returncode == 0, run.stderr[-800:]
 
 

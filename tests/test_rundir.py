@@ -140,7 +140,7 @@ def test_a_full_disk_keeps_the_old_file_and_says_one_sentence(tmp_path: Path) ->
     file = tmp_path / "a.bin"
     atomic.write_bytes(file, b"old")
     done = subprocess.run(
-        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 6 and "disk is full" in done.stdout
     assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]

@@ -104,8 +104,8 @@ def test_pycolmap_reads_our_model_and_sees_the_same_cameras(text: bool, tmp_path
         "r.camera(1).params.tolist(), r.num_points3D()] for k in sorted(r.reg_image_ids())]))"
     )
     run = [sys.executable, "-c", program, str(tmp_path)]
-    out = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    seen = json.loads(out.strip().splitlines()[-1])
+    done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=300)
+    seen = json.loads(done.stdout.strip().splitlines()[-1])
     assert [s[0] for s in seen] == ["000000.png", "000005.png", "000010.png"]
     assert np.allclose([s[1] for s in seen], views.world_from_camera[:, :3, 3], atol=1e-9)
     assert np.allclose(seen[0][2], [50.0, 51.0, 32.5, 24.0]) and seen[0][3] == 4
