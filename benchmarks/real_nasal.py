@@ -16,35 +16,39 @@ from pathlib import Path
 
 import numpy as np
 
-from endorecon.geometry import align_cameras, invert, rotation_angle_deg, scale_of, transform_pose
+from endorecon.geometry import align_cameras, rotation_angle_deg, scale_of, transform_pose
 from endorecon.io.rundir import RunDir
 
 
-def main(run_folder: str, data: str) -> None:
-    run = RunDir(Path(run_folder))
-    reference = json.loads((Path(data) / "cameras.json").read_text())
-    poses = np.array([f["camera_to_world"] for f in reference["frames"]])
-    points = json.loads((Path(data) / "sfm_points.json").read_text())
-    cameras, info = run.cameras(), run.info()
-    wanted = poses[cameras.frame_index]
-    T = align_cameras(cameras.world_from_camera, wanted)
-    moved = transform_pose(T, cameras.world_from_camera)
-    turn = rotation_angle_deg(np.swapaxes(moved[:, :3, :3], 1, 2) @ wanted[:, :3, :3])
+def hinge(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, float]:
+    """Where the two trajectories disagree most over three frames, and by how many degrees."""
+    worst, at = 0.0, 0
+    for k in range(len(ours) - 3):
+        a = ours[k, :3, :3].T @ ours[k + 3, :3, :3]
+        b = theirs[k, :3, :3].T @ theirs[k + 3, :3, :3]
+        angle = float(rotation_angle_deg(a.T @ b))
+        if angle > worst:
+            worst, at = angle, k + 2
+    return at, worst
+
+
+def compare(
+    run: RunDir, wanted: np.ndarray, seen: dict[int, list[np.ndarray]], part: np.ndarray
+) -> None:
+    """Rotation and depth of the views `part`, after a similarity of their own."""
+    cameras = run.cameras()
+    ours, theirs, frames = cameras.world_from_camera[part], wanted[part], cameras.frame_index[part]
+    T = align_cameras(ours, theirs)
+    moved = transform_pose(T, ours)
+    turn = rotation_angle_deg(np.swapaxes(moved[:, :3, :3], 1, 2) @ theirs[:, :3, :3])
+    print(f"frames {frames[0]}-{frames[-1]} ({len(frames)} views), scale {scale_of(T):.4f}")
     print(
-        f"{info['status']}; frames read {info['frames_read']}, kept {info['frames_kept']}, posed {info['frames_posed']}"
+        f"  rotation error: median {np.median(turn):.2f}, P95 {np.quantile(turn, 0.95):.2f} degrees"
     )
-    print(
-        f"rotation error: median {np.median(turn):.2f}, P95 {np.quantile(turn, 0.95):.2f} degrees"
-    )
-    # Each reference point in the frames that saw it: its depth there against ours, on our ray.
-    seen: dict[int, list[np.ndarray]] = {}
-    index_of = {int(Path(f["file"]).stem): k for k, f in enumerate(reference["frames"])}
-    for p in points["points"] if isinstance(points, dict) else points:
-        for f in p["frames"]:
-            seen.setdefault(index_of[int(f)], []).append(np.array(p["xyz"]))
+    # Each reference point in the frames that saw it: its depth there against ours, at its pixel.
     ratios, sigmas, total = [], [], 0
     have = set(run.depth_indices())
-    for pose, index in zip(wanted, cameras.frame_index, strict=True):
+    for pose, index in zip(theirs, frames, strict=True):
         xyz = np.array(seen.get(int(index), [])).reshape(-1, 3)
         if not len(xyz) or int(index) not in have:
             continue
@@ -55,23 +59,48 @@ def main(run_folder: str, data: str) -> None:
         h, w = d.z.shape
         ok = (z > 0) & (uv >= 0).all(1) & (uv[:, 0] < w) & (uv[:, 1] < h)
         x, y = uv[ok].astype(int).T
-        ours = d.z[y, x] * scale_of(T)
+        found = d.z[y, x] * scale_of(T)
         total += int(ok.sum())
-        known = np.isfinite(ours)
-        ratios.append(ours[known] / z[ok][known] - 1)
+        known = np.isfinite(found)
+        ratios.append(found[known] / z[ok][known] - 1)
         sigmas.append((d.sigma[y, x] / d.z[y, x])[known])
     r, s = np.concatenate(ratios), np.concatenate(sigmas)
-    # One scale from the depths themselves: that of the centres is weak when the path is short.
-    free = (1 + r) / np.median(1 + r) - 1
+    # The scale of the centres is weak when the path is short: the depths' own beside it.
+    free = np.abs((1 + r) / np.median(1 + r) - 1)
+    sure = np.argsort(s)[: len(s) // 2]
     print(
-        f"relative depth at {total} observations ({100 * len(r) / total:.0f} % covered): median |.| {100 * np.median(np.abs(r)):.2f} %, "
-        f"bias {100 * np.median(r):+.2f} %; with the scale of the depths: median |.| {100 * np.median(np.abs(free)):.2f} %"
+        f"  relative depth at {total} observations, {100 * len(r) / total:.0f} % covered: median {100 * np.median(np.abs(r)):.2f} %, bias {100 * np.median(r):+.2f} %"
     )
-    q = np.argsort(s)[: len(s) // 2]
     print(
-        f"the half with least sigma: median |.| {100 * np.median(np.abs(r[q])):.2f} %, with the scale of the depths {100 * np.median(np.abs(free[q])):.2f} %"
+        f"  with the scale of the depths: {100 * np.median(free):.2f} %, the surer half {100 * np.median(free[sure]):.2f} %"
     )
-    assert np.isfinite(invert(T)).all()
+
+
+def main(run_folder: str, data: str) -> None:
+    run = RunDir(Path(run_folder))
+    reference = json.loads((Path(data) / "cameras.json").read_text())
+    poses = np.array([f["camera_to_world"] for f in reference["frames"]])
+    points = json.loads((Path(data) / "sfm_points.json").read_text())
+    cameras, info = run.cameras(), run.info()
+    wanted = poses[cameras.frame_index]
+    seen: dict[int, list[np.ndarray]] = {}
+    index_of = {int(Path(f["file"]).stem): k for k, f in enumerate(reference["frames"])}
+    for p in points["points"] if isinstance(points, dict) else points:
+        for f in p["frames"]:
+            seen.setdefault(index_of[int(f)], []).append(np.array(p["xyz"]))
+    print(
+        f"{info['status']}; frames read {info['frames_read']}, kept {info['frames_kept']}, posed {info['frames_posed']}"
+    )
+    every = np.arange(len(wanted))
+    compare(run, wanted, seen, every)
+    at, angle = hinge(cameras.world_from_camera, wanted)
+    print(
+        f"the trajectories disagree most at frame {cameras.frame_index[at]}: {angle:.1f} degrees within three views"
+    )
+    if angle > 3.0:
+        print("each side of it by itself:")
+        compare(run, wanted, seen, every[:at])
+        compare(run, wanted, seen, every[at + 1 :])
 
 
 if __name__ == "__main__":

@@ -181,6 +181,8 @@ class RefineConfig:
     """Width of the refined depth maps in pixels."""
     neighbours: int = 10
     """Real frames that each depth is compared with."""
+    machine: str = "cpu"
+    """Where frames are swept: cpu or cuda; a run on a CUDA device sets it."""
     band: float = 0.08
     """Half width of the first search, as a share of depth."""
     band_later: float = 0.7

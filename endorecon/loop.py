@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -82,6 +82,7 @@ Event = RoundStarted | StepDone | ViewsMeasured | RoundFinished | Warned | Round
 
 def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) -> Iterator[Event]:
     """Run rounds until the depth maps stop moving; each is saved in `run` as it ends."""
+    config = replace(config, refine=replace(config.refine, machine=device))
     bench = Bench(views, config)
     field = open_field(config.field, views, seed, device)
     history = yield from _resume(run, field)

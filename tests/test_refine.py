@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -144,3 +149,30 @@ def test_a_conditioned_prior_fills_holes_and_keeps_steps() -> None:
     z[40, 60] = 3.0  # a speck
     out = refine.condition(z, np.ones_like(z), np.ones(z.shape, bool))
     assert np.allclose(out[:, :37], 10, rtol=0.01) and np.allclose(out[:, 43:], 20, rtol=0.01)
+
+
+@pytest.mark.slow
+def test_the_cuda_sweep_compiles_without_a_warning(tmp_path: Path) -> None:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("no nvcc: the CUDA sources are not compile-checked")
+    first, last = kernels.CUDA_ARCHITECTURES[0], kernels.CUDA_ARCHITECTURES[-1]
+    flags = [f"-gencode=arch=compute_{first},code=sm_{first}"]
+    flags += [f"-gencode=arch=compute_{last},code=[sm_{last},compute_{last}]"]
+    done = subprocess.run(
+        [nvcc, *kernels.NVCC_FLAGS, "--threads", "2", "-Werror", "all-warnings", *flags, "-o",
+         str(tmp_path / "s.so"), str(kernels.source_dir() / "sweep.cu")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.gpu
+def test_the_gpu_sweeps_as_the_cpu_does() -> None:
+    photos, truth = wavy_world()
+    band = np.full((72, 96), 0.05, np.float32)
+    cpu = refine.sweep(photos, 0, [1, 3, 5], truth[0] * 1.01, band, CONFIG, 21)
+    config = replace(CONFIG, machine="cuda")
+    gpu = refine.sweep(photos, 0, [1, 3, 5], truth[0] * 1.01, band, config, 21)
+    np.testing.assert_array_equal(np.isnan(cpu.z), np.isnan(gpu.z))
+    assert np.isclose(cpu.z, gpu.z, rtol=2e-4, equal_nan=True).mean() > 0.99

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from endorecon import kernels
 from endorecon.config import RefineConfig
+from endorecon.errors import EnvironmentFault
 from endorecon.geometry import invert
 from endorecon.refine import twin
 from endorecon.refine.photos import Photos
@@ -71,7 +72,8 @@ def sweep(
     images = np.ascontiguousarray(photos.grey[list(neighbours)])
     weights = np.ascontiguousarray(photos.weight[list(neighbours)])
     there = warps(photos, i, neighbours)
-    library = kernels.load("sweep")
+    gpu = kernels.load("sweep", "cuda") if config.machine == "cuda" else None
+    library = gpu or kernels.load("sweep")
     settings = (config.noise**2, config.smooth_small, config.smooth_large, config.jump)
     if library is None:
         return Sweep(
@@ -81,12 +83,16 @@ def sweep(
             )
         )  # fmt: skip
     at, f32 = kernels.address, "float32"
-    library.endorecon_sweep(
+    call = (
         h, w, at(photos.grey[i], f32), at(photos.weight[i], f32), at(z0, f32, (h, w)),
         at(band, f32, (h, w)), len(neighbours), at(images, f32), at(weights, f32), at(there, f32),
         steps, config.radius, *(ctypes.c_float(x) for x in settings),
         *(at(out[k], f32) for k in ("z", "score", "curvature", "support")), at(edge, "uint8"),
     )  # fmt: skip
+    if library.endorecon_sweep(*call) != 0:  # a GPU that is full or gone: the CPU does the same
+        spare = kernels.load("sweep")
+        if spare is None or spare.endorecon_sweep(*call) != 0:
+            raise EnvironmentFault("The sweep kernel failed", "run with --device cpu")
     return Sweep(**out, edge=edge.astype(bool))
 
 
