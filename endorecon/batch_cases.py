@@ -138,7 +138,7 @@ def _make_phantom(what: dict[str, Any], out: Path) -> None:
 
 
 def score(folder: Path) -> None:
-    """Write result.json: how the fit ended, depth and poses against truth, measurements, surface."""
+    """Write result.json: the fit, depth and poses against truth, measurements, surface."""
     plan = read_json(folder / "unit.json")
     run = folder / "run"
     info = read_json(run / "run.json")

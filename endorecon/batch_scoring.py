@@ -137,7 +137,7 @@ def _sample(values: Array, grid: Array) -> Array:
 
 def figures(e: Errors, share: float = 1.0) -> dict[str, float]:
     """MAE, median, RMSE, P95, bias, coverage of the `share` of covered pixels with least sigma."""
-    order = np.argsort(e.sigma, kind="stable")[: int(round(share * len(e.sigma)))]
+    order = np.argsort(e.sigma, kind="stable")[: round(share * len(e.sigma))]
     if len(order) == 0:
         return {k: float("nan") for k in ("mae", "median", "rmse", "p95", "bias")} | {
             "covered": 0.0

@@ -266,6 +266,7 @@ def _phantoms(found: Any, name: str, folder: Path) -> list[Case]:
         if what["ct"]:
             content["ct"] = content_hash(Path(what["ct"]))
         label = name or f"{what['family']} {what['level']}"
+        varied = " ".join(w for w in varied.split() if not w.startswith(("family=", "level=")))
         out.append(
             Case(f"{label} {varied}".strip(), "phantom", digest(["phantom", content])[:16], what)
         )
