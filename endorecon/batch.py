@@ -155,8 +155,8 @@ def run_units(
                         if event.state == "died":
                             _say_died(event.folder)
                         watch.end(event.folder.name)
-                    # Looking at thousands of folders costs: once a second is enough.
-                    if time.monotonic() - last >= 1.0:
+                    # Looking at thousands of folders costs: now and then is enough.
+                    if time.monotonic() - last >= 1.0 + len(units) / 1000:
                         yield watch.snapshot()
                         last = time.monotonic()
             finally:
@@ -173,6 +173,8 @@ def run_units(
 def _write_plan(
     units: list[Unit], out: Path, facts: dict[str, Any], more: dict[str, dict[str, Any]]
 ) -> None:
+    import yaml
+
     plan = {
         "schema": SCHEMA, "endorecon": __version__, **facts,
         "units": [
@@ -195,7 +197,8 @@ def _write_plan(
         if read_json(folder / "unit.json") != json.loads(json.dumps(wanted)):
             folder.mkdir(parents=True, exist_ok=True)
             if config is not None:
-                atomic.write_text(folder / "config.yaml", json.dumps(config, indent=1))
+                # not JSON: YAML would read its 1e-05 as a word
+                atomic.write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
             atomic.write_json(folder / "unit.json", wanted)
     atomic.write_json(out / "study.json", plan)
 
@@ -253,7 +256,6 @@ class _Watch:
         self.out, self.name, self.at_once = out, name, at_once
         self.states = {u.key: UnitState(u.key, u.case, u.setting, u.repeat, "?") for u in units}
         self.fresh: list[str] = []
-        self.begun = time.monotonic()
 
     def end(self, key: str) -> None:
         self.fresh.append(key)

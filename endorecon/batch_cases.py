@@ -33,6 +33,7 @@ def python(module: str, *args: object) -> tuple[str, ...]:
 
 def units_of(study: Study, out: Path) -> list[Unit]:
     """All units of a study with their steps; repeats and settings of one case stand together."""
+    out = out.resolve()
     return [
         Unit(
             key := study.key(case, setting, repeat), case.name, setting.name, repeat,

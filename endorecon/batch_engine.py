@@ -194,6 +194,11 @@ def slurm(
                 again.append(waiting[name])
         _submit(again, jobs, at_once, resources, options)
         yield None
+    end = time.monotonic() + 60.0  # submitit's last words come after a unit's own
+    while _queued(jobs) and time.monotonic() < end:
+        time.sleep(poll)
+    if not _queued(jobs):
+        shutil.rmtree(jobs, ignore_errors=True)
 
 
 def _submit(
@@ -207,7 +212,7 @@ def _submit(
         # Written first: whoever comes after a crash knows which unit a queued task is.
         atomic.write_json(jobs / f"{name}.json", {"units": [f.name for f in part]})
         executor = submitit.SlurmExecutor(folder=jobs / "%j", max_num_timeout=100)
-        chosen = {k: v for k, v in options.items() if k != "poll_s"}
+        chosen = {word: v for word, v in options.items() if word != "poll_s"}
         gpus = {"gpus_per_node": resources.gpus} if resources.gpus else {}
         executor.update_parameters(**{
             "job_name": name, "time": max(1, round(60 * resources.hours)),

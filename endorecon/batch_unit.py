@@ -87,7 +87,6 @@ def _run(folder: Path, plan: dict[str, Any]) -> str:
         "state": "running", "pid": os.getpid(), "host": socket.gethostname(),
         "started": time.time(), "starts": int(now.get("starts", 0)) + 1,
         "seconds": dict(now.get("seconds", {})),
-        "job": os.environ.get("SLURM_JOB_ID", ""),
     }  # fmt: skip
     threads = str(max(1, int(plan["resources"]["cores"])))
     environment = {
@@ -95,9 +94,11 @@ def _run(folder: Path, plan: dict[str, Any]) -> str:
         "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
     }  # fmt: skip
     failure: dict[str, Any] = {}
+    fresh = False  # what comes after a step that runs now is stale
     for name, required, command in plan["steps"]:
-        if (folder / "steps" / f"{name}.done").exists():
+        if (folder / "steps" / f"{name}.done").exists() and not fresh:
             continue
+        fresh = True
         _write(folder, status | {"step": name})
         begun = time.monotonic()
         code = _step([str(c) for c in command], folder / "log.txt", environment)

@@ -23,14 +23,14 @@ from endorecon.scene import Camera
 
 W, H, N = 96, 72, 12
 LENS = Camera(W, H, 80.0, 80.0, 48.5, 36.5)
-PLANE = np.array([0.25, -0.15, 1.0, -40.0])  # a wall: n . x = 40 mm
+PLANE = np.array([0.25, -0.15, 1.0, -45.0])  # a wall: n . x = 45 mm
 
 
 def poses() -> np.ndarray:
     """world_from_camera that move and turn, with all entries different."""
     out = []
     for k in range(N):
-        q = np.array([1.0, 0.02 * k, -0.03 * k, 0.04 * k])
+        q = np.array([1.0, 0.004 * k, -0.006 * k, 0.008 * k])
         out.append(
             compose(rotation_from_quaternion(q / np.linalg.norm(q)), [1.1 * k, -0.7 * k, 0.5 * k])
         )
