@@ -99,9 +99,9 @@ def _one(
         job = executor.submit(UnitJob(str(folder), cores))
         while not job.done():
             if stop:
-                job._process.terminate()  # type: ignore[union-attr]  # the controller
+                job._process.terminate()  # type: ignore[attr-defined]  # the controller
                 _end_unit(folder)
-                job._process.wait()  # type: ignore[union-attr]
+                job._process.wait()  # type: ignore[attr-defined]
                 return Ended(folder, "died")
             time.sleep(POLL_S)
         status = finished(folder)

@@ -158,8 +158,8 @@ def _study(found: Any, folder: Path, presets: Any, stem: str) -> Study:
         raise UsageError(f"repeats must be a whole number from 1, got {repeats!r}", "mend it")
     baseline = str(found.get("baseline") or settings[0].name)
     if baseline not in [s.name for s in settings]:
-        names = ", ".join(s.name for s in settings)
-        raise UsageError(f"The baseline {baseline!r} is no setting", f"choose one of {names}")
+        listed = ", ".join(s.name for s in settings)
+        raise UsageError(f"The baseline {baseline!r} is no setting", f"choose one of {listed}")
     slurm = found.get("slurm") or {}
     if not isinstance(slurm, dict):
         raise UsageError("`slurm:` holds names and values for sbatch", "see docs/batch.md")

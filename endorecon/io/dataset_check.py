@@ -6,6 +6,8 @@ inverse poses, transposed matrices or a wrong depth scale it is not, and the oth
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,13 +61,14 @@ def check_geometry(found: Dataset, pairs: int = 3, step: int = 5) -> float | Non
 
 
 def _disagreement(
-    za: NDArray[np.float32], va: NDArray[np.bool_], zb: NDArray[np.float32],
+    za: NDArray[Any], va: NDArray[np.bool_], zb: NDArray[Any],
     vb: NDArray[np.bool_], pose_a: NDArray[np.float64], pose_b: NDArray[np.float64], lens: Camera,
 ) -> float:  # fmt: skip
     """Median of |z in b by a - z of b| / z of b over some thousand pixels."""
     pinhole = pinhole_for(lens)
     every = max(1, int(np.sqrt(za.size / 4000)))
-    v, u = (x[::every, ::every].ravel() for x in np.indices(za.shape))
+    rows, columns = np.indices(za.shape)
+    v, u = rows[::every, ::every].ravel(), columns[::every, ::every].ravel()
     ok = va[v, u]
     if ok.sum() < 50:
         return float("nan")

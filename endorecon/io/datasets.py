@@ -255,7 +255,7 @@ def fisheye_of_polynomial(
     c, d, e = affine
     if abs(d) > 2e-3 or abs(e) > 2e-3:
         raise InputRefused("this lens is sheared, which no camera model here has", "", where)
-    corner = float(np.hypot(*(max(m, n - m) for m, n in zip(centre, size, strict=True))))
+    corner = float(np.linalg.norm([max(m, n - m) for m, n in zip(centre, size, strict=True)]))
     r = np.linspace(1.0, corner, 400)
     z = a[0] + a[1] * r**2 + a[2] * r**3 + a[3] * r**4
     angle = np.arctan2(r, z)
