@@ -113,8 +113,8 @@ def score(run: RunDir, truth: Path | Truth, depths: list[DepthMap] | None = None
         sigma.append(scale * s[ok])
         depth.append(z[ok])
         trust.append(t[ok])
-    e, s, d, t = (np.concatenate(a) if a else np.zeros(0) for a in (error, sigma, depth, trust))
-    return Errors(e, s, d, t, valid_count, len(maps), frames)
+    joined = [np.concatenate(a) if a else np.zeros(0) for a in (error, sigma, depth, trust)]
+    return Errors(joined[0], joined[1], joined[2], joined[3], valid_count, len(maps), frames)
 
 
 def _sample(values: Array, grid: Array) -> Array:

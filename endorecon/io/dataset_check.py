@@ -67,8 +67,8 @@ def _disagreement(
     """Median of |z in b by a - z of b| / z of b over some thousand pixels."""
     pinhole = pinhole_for(lens)
     every = max(1, int(np.sqrt(za.size / 4000)))
-    rows, columns = np.indices(za.shape)
-    v, u = rows[::every, ::every].ravel(), columns[::every, ::every].ravel()
+    grid: NDArray[Any] = np.indices(za.shape)[:, ::every, ::every].reshape(2, -1)
+    v, u = grid[0], grid[1]
     ok = va[v, u]
     if ok.sum() < 50:
         return float("nan")
