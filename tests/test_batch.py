@@ -341,9 +341,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run([script, folder, "stop"], timeout=60)
 
 
-def jobs_running() -> list[str]:
+def jobs_in(state: str) -> list[str]:
     found = subprocess.run(
-        ["squeue", "-h", "-r", "-t", "R", "-o", "%i"], capture_output=True, text=True
+        ["squeue", "-h", "-r", "-t", state, "-o", "%i"], capture_output=True, text=True
     )
     return found.stdout.split()
 
@@ -362,7 +362,7 @@ def test_slurm_runs_a_study_through_scancel_and_a_restarted_controller(
     study = start_study(tmp_path, 6, 8.0, "slurm")
     try:
         wait_for(lambda: len(list(tmp_path.glob("units/*/started"))) == 2)
-        first, second = sorted(jobs_running())[:2]
+        first, second = sorted(jobs_in("R"))[:2]
         # 1. preempted (USR2 is what Slurm sends before a time limit): requeued under its own id.
         # 2. cancelled outright: the study submits it again.
         # scancel goes on trying when the job is gone before it has looked: not waited for.
@@ -371,9 +371,6 @@ def test_slurm_runs_a_study_through_scancel_and_a_restarted_controller(
             for how in (["--signal=USR2", first], [second])
         ]
         wait_for(lambda: restarts(first) == 1)
-        # Slurm holds a requeued job back for two minutes: here it is let go at once.
-        begin = ["scontrol", "update", f"JobId={first}", "StartTime=now"]
-        wait_for(lambda: subprocess.run(begin, capture_output=True).returncode == 0)
         for cancel in cancels:
             cancel.kill()
             cancel.wait()
@@ -381,7 +378,9 @@ def test_slurm_runs_a_study_through_scancel_and_a_restarted_controller(
         subprocess.run([script, cluster, "stop-controller"], check=True)
         time.sleep(3)
         subprocess.run([script, cluster, "restart"], check=True)
-        time.sleep(2)
+        # Slurm holds a requeued job back for two minutes: here it is let go at once.
+        wait_for(lambda: first in jobs_in("PD"))
+        subprocess.run(["scontrol", "update", f"JobId={first}", "StartTime=now"], check=True)
     finally:  # 4. the study itself is killed; the next one takes over what is queued
         study.kill()
         study.wait()
