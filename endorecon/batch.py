@@ -9,8 +9,8 @@ the same command again skips what is finished, goes on with what is broken, list
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -20,7 +20,7 @@ from typing import Any
 from endorecon import __version__
 from endorecon.batch_cases import units_of
 from endorecon.batch_study import Resources, Study, Unit, digest
-from endorecon.batch_unit import FINAL, finished, read_json
+from endorecon.batch_unit import FINAL, finished, living_worker, read_json
 from endorecon.errors import InputRefused, OutOfResources, UsageError
 from endorecon.io import atomic
 
@@ -298,7 +298,8 @@ def state_of(folder: Path, unit: UnitState) -> UnitState:
         seconds = sum(status.get("seconds", {}).values())
         return _with(unit, state, str(status.get("step", "")), seconds, sentence)
     if state == "running":
-        if _is_gone(status):
+        here = status.get("host") == socket.gethostname()
+        if here and not living_worker(folder):
             return _with(unit, "waiting", "interrupted", 0.0, "")
         step = str(status.get("step", ""))
         stage = _stage(folder / "run" / "events.jsonl") if step == "fit" else step
@@ -308,13 +309,6 @@ def state_of(folder: Path, unit: UnitState) -> UnitState:
 
 def _with(u: UnitState, state: str, stage: str, seconds: float, sentence: str) -> UnitState:
     return UnitState(u.key, u.case, u.setting, u.repeat, state, stage, seconds, sentence)
-
-
-def _is_gone(status: dict[str, Any]) -> bool:
-    """True when the process was on this machine and is no more."""
-    if status.get("host") != os.uname().nodename:
-        return False
-    return not Path(f"/proc/{status.get('pid')}").exists() and Path("/proc").exists()
 
 
 def _stage(events: Path) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from endorecon.batch_study import Resources
-from endorecon.batch_unit import UnitJob, finished, read_json
+from endorecon.batch_unit import UnitJob, finished, living_worker, read_json
 from endorecon.errors import EnvironmentFault, UsageError
 from endorecon.io import atomic
 
@@ -114,10 +114,10 @@ def _one(
 
 def _end_unit(folder: Path) -> None:
     """End a unit's worker; its step dies with it."""
-    status = read_json(folder / "status.json")
-    if status.get("state") == "running":
-        with contextlib.suppress(OSError, TypeError):
-            os.kill(int(status["pid"]), 9)
+    pid = living_worker(folder)
+    if pid:
+        with contextlib.suppress(OSError):
+            os.kill(pid, 9)
 
 
 def default_jobs(resources: Resources) -> int:

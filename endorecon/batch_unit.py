@@ -84,7 +84,8 @@ def run_unit(folder: Path, cores: tuple[int, ...] = ()) -> str:
 def _run(folder: Path, plan: dict[str, Any]) -> str:
     now = read_json(folder / "status.json")
     status: dict[str, Any] = {
-        "state": "running", "pid": os.getpid(), "host": socket.gethostname(),
+        "state": "running", "pid": os.getpid(), "ticks": ticks_of(os.getpid()),
+        "host": socket.gethostname(),
         "started": time.time(), "starts": int(now.get("starts", 0)) + 1,
         "seconds": dict(now.get("seconds", {})),
     }  # fmt: skip
@@ -115,6 +116,27 @@ def _run(folder: Path, plan: dict[str, Any]) -> str:
     status.update({"state": "failed", **failure} if failure else {"state": "done", "step": ""})
     _write(folder, status | {"finished": time.time()})
     return str(status["state"])
+
+
+def ticks_of(pid: int) -> int:
+    """When a process started, in the kernel's ticks; 0 when there is none. Pids come again."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
+        return int(stat.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def living_worker(folder: Path) -> int:
+    """The pid of the process that runs this unit on this machine; 0 when there is none.
+
+    A pid alone may by now be anybody's: it counts only with the start time it was noted with.
+    """
+    status = read_json(folder / "status.json")
+    if status.get("state") != "running" or status.get("host") != socket.gethostname():
+        return 0
+    pid, ticks = int(status.get("pid", 0)), int(status.get("ticks", 0))
+    return pid if pid and ticks and ticks_of(pid) == ticks else 0
 
 
 def _write(folder: Path, status: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from endorecon.batch_report import write_report
 from endorecon.batch_results import CT_SCALE, collect, paired, regressions, summaries, write_csv
 from endorecon.batch_study import Resources, Study, Unit, content_hash, read_study
 from endorecon.batch_table import lines_of, verdict
-from endorecon.batch_unit import end_leftovers, read_json, run_unit
+from endorecon.batch_unit import end_leftovers, living_worker, read_json, run_unit
 from endorecon.errors import InputRefused, OutOfResources, UsageError
 
 HERE = Path(__file__).resolve().parent
@@ -205,6 +205,17 @@ def test_what_a_dead_worker_left_running_is_ended_by_who_takes_over(tmp_path: Pa
     other.wait()
 
 
+def test_a_pid_that_is_somebody_elses_by_now_is_no_worker(tmp_path: Path) -> None:
+    import socket
+
+    from endorecon.batch_unit import ticks_of
+
+    status = {"state": "running", "pid": os.getpid(), "host": socket.gethostname()}
+    for ticks, wanted in ((ticks_of(os.getpid()), os.getpid()), (12345, 0), (0, 0)):
+        (tmp_path / "status.json").write_text(json.dumps({**status, "ticks": ticks}))
+        assert living_worker(tmp_path) == wanted
+
+
 def wait_for(condition: object, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
@@ -291,10 +302,7 @@ def test_kills_at_ten_moments_leave_a_study_that_ends_as_if_undisturbed(tmp_path
     for k in range(10):
         study = start_study(wild, 12, 0.4)
         time.sleep(rng.uniform(0.2, 4.0))
-        pids = [
-            int(s["pid"]) for p in wild.glob("units/*/status.json")
-            for s in [read_json(p)] if s.get("state") == "running"
-        ]  # fmt: skip
+        pids = [pid for p in wild.glob("units/*") if (pid := living_worker(p))]
         if k % 2 and pids:
             os.kill(rng.choice(pids), signal.SIGKILL)
             time.sleep(rng.uniform(0.0, 0.5))
