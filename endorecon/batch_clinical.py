@@ -69,6 +69,17 @@ def measured(results: Results) -> list[Measured]:
     return out
 
 
+def refused(results: Results, setting: str) -> list[str]:
+    """The distances that a case was to give and did not, each with its reason."""
+    had = {(m.case, m.name) for m in measured(results) if m.setting == setting}
+    out = {}
+    for r in results.rows:
+        mine = r["group"] == "distance" and r["setting"] == setting
+        if mine and r["status"] != "ok" and (r["case"], r["name"]) not in had:
+            out[(r["case"], r["name"])] = f"{r['case']}, {r['name']}: {r['status']}"
+    return list(out.values())
+
+
 def clinical(results: Results, setting: str) -> list[Clinical]:
     """Each distance over the cases of a setting, then all together; [] without measurements."""
     rows = [m for m in measured(results) if m.setting == setting]

@@ -14,7 +14,7 @@ from typing import Any
 
 import endorecon
 from endorecon import batch_pictures as pictures
-from endorecon.batch_clinical import MARGINS_MM, Clinical, agreement, clinical, measured
+from endorecon.batch_clinical import MARGINS_MM, Clinical, agreement, clinical, measured, refused
 from endorecon.batch_page import PAGE, STYLE
 from endorecon.batch_results import METRICS, Results, Summary, summaries
 from endorecon.io import atomic
@@ -27,6 +27,7 @@ def write_report(results: Results, out: Path) -> None:
     found = summaries(results)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.ChainableUndefined)
     environment.filters["num"] = number
+    environment.filters["p"] = lambda p: "<0.001" if p < 0.001 else number(p, 3)
     units = [
         {**u, "page": _page_of(out, u["key"])}
         for u in sorted(results.units, key=lambda u: u["state"] != "failed")
@@ -71,7 +72,7 @@ def _warnings(results: Results) -> list[str]:
     return out
 
 
-def _distances(results: Results) -> list[tuple[str, list[Clinical], str, Any]]:
+def _distances(results: Results) -> list[tuple[str, list[Clinical], str, Any, list[str]]]:
     out = []
     for setting in results.settings:
         rows = clinical(results, setting)
@@ -79,7 +80,7 @@ def _distances(results: Results) -> list[tuple[str, list[Clinical], str, Any]]:
             limits = agreement(results, setting)
             mine = [m for m in measured(results) if m.setting == setting]
             picture = "" if limits is None else _uri(pictures.bland_altman(mine, limits))
-            out.append((setting, rows, picture, limits))
+            out.append((setting, rows, picture, limits, refused(results, setting)))
     return out
 
 
