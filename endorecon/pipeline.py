@@ -22,7 +22,7 @@ import numpy as np
 from endorecon import __version__
 from endorecon.config import Config, as_dict
 from endorecon.errors import EndoreconError, InputRefused, NotEnoughInformation
-from endorecon.io import calibration, viewstore
+from endorecon.io import calibration, datasets, viewstore
 from endorecon.io.rundir import RunDir, hash_file
 from endorecon.scene import DepthMap, Frames, Views
 
@@ -169,8 +169,10 @@ def _frames_to_views(run: RunDir, job: Job) -> Generator[Any, None, None]:
 
     yield StageStarted("video")
     t = time.monotonic()
-    camera = None if job.camera is None else calibration.read_camera(job.camera)
-    frames = read_frames(job.source, job.config.video, camera, job.start, job.end)
+    # A data set folder is laid out in the run; a video or a folder of images is itself.
+    given = datasets.inputs(job.source, run.path / "dataset", job.camera, job.poses)
+    camera = None if given.camera is None else calibration.read_camera(given.camera)
+    frames = read_frames(given.source, job.config.video, camera, job.start, job.end)
     run.update_info(
         frames_read=len(frames.records),
         frames_kept=len(frames),
@@ -186,10 +188,10 @@ def _frames_to_views(run: RunDir, job: Job) -> Generator[Any, None, None]:
     yield StageStarted("poses")
     t = time.monotonic()
     work = run.path / "sfm"
-    if job.poses is None:
+    if given.poses is None:
         result = yield from poses.estimate_views(frames, job.config.poses, work, job.seed)
     else:
-        result = yield from poses.given_views(frames, job.poses, job.config.poses, work)
+        result = yield from poses.given_views(frames, given.poses, job.config.poses, work)
     for sentence in result.warnings:
         yield Note(sentence, warning=True)
     _save_views(run, frames, result)
@@ -313,14 +315,14 @@ def _now() -> str:
 
 
 def _hash_input(path: Path) -> str:
-    """SHA-256 of a file, or of names and contents of a folder's files (not of its subfolders)."""
+    """SHA-256 of a file, or of names and contents of all files under a folder."""
     import hashlib
 
     if path.is_file():
         return hash_file(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.iterdir() if p.is_file()):
-        digest.update(file.name.encode() + b"\0" + hash_file(file).encode())
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(str(file.relative_to(path)).encode() + b"\0" + hash_file(file).encode())
     return digest.hexdigest()
 
 
