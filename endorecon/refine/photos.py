@@ -31,31 +31,34 @@ def prepare(views: Views, width: int) -> Photos:
     """Photos of `width` pixels (never wider than the views)."""
     import cv2
 
-    factor = min(1.0, width / views.camera.width)
-    camera = views.camera.scaled(factor) if factor < 1 else views.camera
-    fx, fy = camera.width / views.camera.width, camera.height / views.camera.height
-    camera = Camera(
-        camera.width,
-        camera.height,
-        views.camera.fx * fx,
-        views.camera.fy * fy,
-        views.camera.cx * fx,
-        views.camera.cy * fy,
-    )
+    full = views.camera
+    factor = min(1.0, width / full.width)
+    size = full.scaled(factor)
+    # The focal length follows the size in whole pixels, as the resized image does.
+    camera = full.scaled(size.width / full.width, size.height / full.height)
     n, h, w = len(views), camera.height, camera.width
-    grey, weight = np.zeros((n, h, w), np.float32), np.zeros((n, h, w), np.float32)
+    seen, weight = np.zeros((n, h, w), np.float32), np.zeros((n, h, w), np.float32)
     for i in range(n):
-        rgb = views.images[i].astype(np.float32) / 255.0
-        # Vessels and mucosa differ most in green; red is often saturated.
-        g = rgb @ np.array([0.25, 0.6, 0.15], np.float32)
+        g: Array = grey(views.images[i]) / 255
         m = views.masks[i].astype(np.float32)
         if factor < 1:
             g = cv2.resize(g, (w, h), interpolation=cv2.INTER_AREA)
             m = (cv2.resize(m, (w, h), interpolation=cv2.INTER_AREA) > 0.99).astype(np.float32)
-        g = cv2.GaussianBlur(g, (0, 0), 0.6)
         weight[i] = m
-        grey[i] = g - cv2.GaussianBlur(g, (0, 0), 12.0)
-    return Photos(camera, grey, weight, views.world_from_camera)
+        seen[i] = high_pass(cv2.GaussianBlur(g, (0, 0), 0.6))
+    return Photos(camera, seen, weight, views.world_from_camera)
+
+
+def grey(image: Array) -> Array:
+    """Grey 0..255 (h, w) float32 of RGB uint8: mucosa differs most in green, red saturates."""
+    return image.astype(np.float32) @ np.array([0.25, 0.6, 0.15], np.float32)
+
+
+def high_pass(image: Array) -> Array:
+    """A grey image without its slow changes of light, (h, w) float32."""
+    import cv2
+
+    return (image - cv2.GaussianBlur(image, (0, 0), 12.0)).astype(np.float32)
 
 
 def choose_neighbours(views: Views, count: int) -> list[list[int]]:

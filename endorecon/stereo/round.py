@@ -45,6 +45,7 @@ def measure_views(
         camera.height / views.camera.height,
     ]
     share = baseline_share(config, round_)
+    usual = median_depths(views)
     for i in range(len(views)):
         pose = views.world_from_camera[i]
 
@@ -57,9 +58,8 @@ def measure_views(
             kept.append(out.spread)
             return out.rgb, out.z
 
-        z = median_depth(views, i)
         roll = motion_direction(views, i, neighbours[i])
-        pairs = make_pairs(eye, camera, hull, pose, roll, share * z)
+        pairs = make_pairs(eye, camera, hull, pose, roll, share * usual[i])
         maps = []
         for rolled, pair in pairs:
             depth, sigma = to_depth(pair, matcher.match(pair), config)
@@ -70,11 +70,11 @@ def measure_views(
         yield combine(maps, camera, pose, int(views.frame_index[i])), own, spread
 
 
-def median_depth(views: Views, i: int) -> float:
-    """Median sparse depth of one view, or of all where it has too few points."""
-    z = views.points.depths(views.world_from_camera)
-    mine = z[(views.points.view_of == i) & (z > 0)]
-    return float(np.median(mine if len(mine) >= 10 else z[z > 0]))
+def median_depths(views: Views) -> list[float]:
+    """Median sparse depth of each view, or of all where a view has too few points."""
+    z, of = views.points.depths(views.world_from_camera), views.points.view_of
+    each = [z[(of == i) & (z > 0)] for i in range(len(views))]
+    return [float(np.median(m if len(m) >= 10 else z[z > 0])) for m in each]
 
 
 def agrees_with_field(depth: DepthMap, own: Array, tolerance: float) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 
 from endorecon.config import StereoConfig
 from endorecon.scene import Disparity, StereoPair
+from endorecon.stereo.checks import left_right, stretched
 
 
 class SgbmMatcher:
@@ -18,8 +19,7 @@ class SgbmMatcher:
         """Disparity of the left eye; NaN where flat, occluded or inconsistent."""
         import cv2
 
-        _h, w = pair.left.shape[:2]
-        left, right = (_grey(image) for image in (pair.left, pair.right))
+        left, right = (stretched(image) for image in (pair.left, pair.right))
         low, high = _search_range(pair, self._config)
         count = max(16, -(-(high - low) // 16) * 16)
         # A strip of the search range is lost at the left border: match in a padded image.
@@ -41,16 +41,7 @@ class SgbmMatcher:
         d_right = mirrored[:, pad:][:, ::-1].astype(np.float32) / 16
         d[d < low] = np.nan
         d = _polish(d, left[:, pad:], right[:, pad:])
-        x = np.arange(w)[None, :] - d
-        column = np.clip(np.nan_to_num(np.rint(x)), 0, w - 1).astype(int)
-        other = np.take_along_axis(d_right, column, 1)
-        gap = np.abs(other - d)
-        flat = _contrast(left[:, pad:]) < self._config.min_contrast
-        bad = ~(gap <= self._config.left_right_px) | flat | (x < 0)
-        d[bad] = np.nan
-        sigma = np.sqrt(self._config.sigma_px**2 + (0.5 * gap) ** 2).astype(np.float32)
-        sigma[bad] = np.nan
-        return Disparity(d, sigma)
+        return left_right(d, d_right, left[:, pad:], self._config)
 
 
 def _polish(d: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -83,25 +74,6 @@ def _shift_border(image: np.ndarray, pad: int) -> np.ndarray:
     import cv2
 
     return cv2.copyMakeBorder(image[:, pad:], 0, 0, 0, pad, cv2.BORDER_REPLICATE)
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    """Green-weighted grey stretched to 8 bits by local contrast: renders are smooth and dark."""
-    import cv2
-
-    g = image.astype(np.float32) @ np.array([0.25, 0.6, 0.15], np.float32)
-    mean = cv2.GaussianBlur(g, (0, 0), 12.0)
-    spread = np.sqrt(np.maximum(cv2.GaussianBlur((g - mean) ** 2, (0, 0), 24.0), 4.0))
-    return np.clip(128 + 40 * (g - mean) / spread, 0, 255).astype(np.uint8)
-
-
-def _contrast(grey: np.ndarray) -> np.ndarray:
-    """Local standard deviation (grey levels, 9 x 9) of an 8-bit image."""
-    import cv2
-
-    g = grey.astype(np.float32)
-    mean = cv2.blur(g, (9, 9))
-    return np.sqrt(np.maximum(cv2.blur(g * g, (9, 9)) - mean * mean, 0))
 
 
 def _search_range(pair: StereoPair, config: StereoConfig) -> tuple[int, int]:

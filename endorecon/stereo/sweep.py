@@ -22,19 +22,16 @@ class SweepMatcher:
 
     def match(self, pair: StereoPair) -> Disparity:
         """Disparity of the left eye; NaN where flat, occluded, or beyond the band."""
-        left = self._one_way(pair.left, pair.right, pair.z_left, pair, 1.0)
-        return left
-
-    def _one_way(
-        self, a: np.ndarray, b: np.ndarray, z: np.ndarray, pair: StereoPair, side: float
-    ) -> Disparity:
+        z = pair.z_left
         h, w = z.shape
         known = np.isfinite(z)
         z0 = refine.condition(z.astype(np.float32), known.astype(np.float32), np.ones_like(known))
         K = pair.K
         camera = Camera(w, h, K[0, 0], K[1, 1], K[0, 2], K[1, 2])
-        poses = np.stack([np.eye(4), compose(np.eye(3), np.array([side * pair.baseline, 0, 0]))])
-        grey = np.stack([_high_pass(a), _high_pass(b)])
+        poses = np.stack([np.eye(4), compose(np.eye(3), np.array([pair.baseline, 0, 0]))])
+        grey = np.stack(
+            [refine.high_pass(refine.grey(eye) / 255) for eye in (pair.left, pair.right)]
+        )
         photos = refine.Photos(camera, grey, np.ones_like(grey), poses)
         band = np.full((h, w), self._config.sweep_band, np.float32)
         config = RefineConfig(radius=self._config.sweep_radius, noise=self._config.sweep_noise)
@@ -42,7 +39,7 @@ class SweepMatcher:
         fb = K[0, 0] * pair.baseline
         with np.errstate(invalid="ignore", divide="ignore"):
             d = (fb / out.z).astype(np.float32)
-            # curvature per squared pixel of disparity; a cost gap of 1/100 is one sigma
+            # curvature of the cost per squared pixel of disparity; its noise is about 0.004
             per_px = out.curvature / d**2
             sigma = np.sqrt(self._config.sigma_px**2 + 0.004 / np.maximum(per_px, 1e-6))
         bad = (
@@ -55,10 +52,3 @@ class SweepMatcher:
         d[bad] = np.nan
         sigma = np.where(bad, np.nan, sigma).astype(np.float32)
         return Disparity(d, sigma)
-
-
-def _high_pass(image: np.ndarray) -> np.ndarray:
-    import cv2
-
-    g = image.astype(np.float32) @ np.array([0.25, 0.6, 0.15], np.float32) / 255.0
-    return (g - cv2.GaussianBlur(g, (0, 0), 12.0)).astype(np.float32)

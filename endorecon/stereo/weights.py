@@ -11,6 +11,7 @@ import numpy as np
 from endorecon.config import StereoConfig
 from endorecon.errors import InputRefused, UsageError
 from endorecon.scene import Disparity, StereoPair
+from endorecon.stereo.checks import left_right, stretched
 
 
 class WeightsMatcher:
@@ -35,19 +36,9 @@ class WeightsMatcher:
 
     def match(self, pair: StereoPair) -> Disparity:
         """Disparity of the left eye; NaN where left and right disagree or nothing has texture."""
-        from endorecon.stereo.sgbm import _contrast, _grey
-
         d = self._run(pair.left, pair.right)
         back = self._run(pair.right[:, ::-1], pair.left[:, ::-1])[:, ::-1]
-        w = d.shape[1]
-        x = np.arange(w)[None, :] - d
-        other = np.take_along_axis(back, np.clip(np.rint(x), 0, w - 1).astype(int), 1)
-        gap = np.abs(other - d)
-        bad = ~(gap <= self._config.left_right_px) | (x < 0) | (d < 0)
-        bad |= _contrast(_grey(pair.left)) < self._config.min_contrast
-        sigma = np.sqrt(self._config.sigma_px**2 + (0.5 * gap) ** 2)
-        d, sigma = np.where(bad, np.nan, d), np.where(bad, np.nan, sigma)
-        return Disparity(d.astype(np.float32), sigma.astype(np.float32))
+        return left_right(d, back, stretched(pair.left), self._config)
 
     def _run(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         import torch
