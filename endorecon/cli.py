@@ -1,8 +1,8 @@
 """The `endorecon` command: parses, draws events, turns faults into one sentence and an exit code.
 
-The only module that prints. Heavy parts are imported by the command that needs them, so that
-`--help` answers at once. Exit codes: 0 ok, 2 usage, 3 input refused, 4 not enough information,
-5 diverged, 6 resources, 7 environment, 70 bug.
+It prints, and so do commands.py and faces.py, and no other module. Heavy parts are imported by the
+command that needs them, so that `--help` answers at once. Exit codes: 0 ok, 2 usage, 3 input
+refused, 4 not enough information, 5 diverged, 6 resources, 7 environment, 70 bug.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +17,9 @@ import tyro
 
 from endorecon.config import Config, with_differences
 from endorecon.errors import BUG_EXIT_CODE, EndoreconError, UsageError
+from endorecon.faces import NOTICE, draw
 
 Device = Literal["auto", "cpu", "cuda"]
-NOTICE = "Research software, not for clinical use."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +107,6 @@ def fit(args: list[str]) -> int:
     # `--poses PATH` shares its word with the section `--poses.key`, which tyro cannot express.
     poses = _value_of(args, "--poses")
     args = _without(args, "--poses")
-    from endorecon.faces import draw
     from endorecon.field.device import choose_device
 
     asked = _value_of(args, "--device") or "auto"
@@ -126,78 +124,31 @@ def fit(args: list[str]) -> int:
         parsed.input, out, parsed.settings, parsed.camera, given, parsed.start, parsed.end,
         device, parsed.seed, word,
     )  # fmt: skip
-    print(f"endorecon fit, preset {word}, device {device}. {NOTICE}")
-    draw(fit(job), job.config)
+    draw(word, device, fit(job))
     return 0
 
 
-def phantom(args: list[str]) -> int:
-    """endorecon phantom OUT ..."""
-    from endorecon.commands import phantom
-
-    return phantom(args)
-
-
-def evaluate(args: list[str]) -> int:
-    """endorecon evaluate RUN --ct PATH ..."""
-    from endorecon.commands import evaluate
-
-    return evaluate(args)
-
-
-def demo(args: list[str]) -> int:
-    """endorecon demo [OUT] ..."""
-    from endorecon.commands import demo
-
-    return demo(args)
-
-
-def view(args: list[str]) -> int:
-    """endorecon view RUN ..."""
-    from endorecon.commands import view
-
-    return view(args)
-
-
-def export(args: list[str]) -> int:
-    """endorecon export RUN --format ..."""
-    from endorecon.commands import export
-
-    return export(args)
-
-
-def check(args: list[str]) -> int:
-    """endorecon check VIDEO"""
-    from endorecon.commands import check
-
-    return check(args)
-
-
-def validate(args: list[str]) -> int:
-    """endorecon validate STUDY.yaml --out DIR ..."""
-    from endorecon.commands import validate
-
-    return validate(args)
-
-
-def doctor(args: list[str]) -> int:
-    """endorecon doctor"""
-    from endorecon.commands import doctor
-
-    return doctor(args)
-
-
-COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "fit": (fit, "turn an endoscope video into a measured surface"),
-    "evaluate": (evaluate, "register a run to CT, measure, report"),
-    "phantom": (phantom, "make a phantom: video, CT and exact truth"),
-    "demo": (demo, "phantom, fit, evaluate and report in one go"),
-    "validate": (validate, "run a study of many cases and settings, here or on Slurm"),
-    "view": (view, "look at a run, measure in it"),
-    "export": (export, "write the surface or the poses in another format"),
-    "check": (check, "say whether a video is fit for reconstruction"),
-    "doctor": (doctor, "say what this machine lacks and how to mend it"),
+COMMANDS = {
+    "fit": "turn an endoscope video into a measured surface",
+    "evaluate": "register a run to CT, measure, report",
+    "phantom": "make a phantom: video, CT and exact truth",
+    "demo": "phantom, fit, evaluate and report in one go",
+    "validate": "run a study of many cases and settings, here or on Slurm",
+    "view": "look at a run, measure in it",
+    "export": "write the surface or the poses in another format",
+    "check": "say whether a video is fit for reconstruction",
+    "doctor": "say what this machine lacks and how to mend it",
 }
+
+
+def run(name: str, args: list[str]) -> int:
+    """Run a command of COMMANDS: `fit` is here, the others are functions of commands.py."""
+    if name == "fit":
+        return fit(args)
+    from endorecon import commands
+
+    code: int = getattr(commands, name)(args)
+    return code
 
 
 def _nobody_reads() -> bool:
@@ -213,7 +164,7 @@ def _nobody_reads() -> bool:
 def usage() -> str:
     """The first page."""
     width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:{width}s}  {text}" for name, (_, text) in COMMANDS.items())
+    rows = "\n".join(f"  {name:{width}s}  {text}" for name, text in COMMANDS.items())
     return (
         "usage: endorecon COMMAND ...\n\nA measured 3D model of the anatomy from an ordinary "
         f"endoscope video. {NOTICE}\n\n{rows}\n\n`endorecon COMMAND --help` lists the flags. "
@@ -244,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"endorecon: there is no command {args[0]!r}{hint}", file=sys.stderr)
         return UsageError.exit_code
     try:
-        return COMMANDS[args[0]][0](args[1:])
+        return run(args[0], args[1:])
     except EndoreconError as error:
         if debug:
             raise

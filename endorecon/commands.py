@@ -156,7 +156,7 @@ class Demo:
 def demo(args: list[str]) -> int:
     """endorecon demo [OUT] ..."""
     d = tyro.cli(Demo, args=args, prog="endorecon demo")
-    from endorecon.cli import NOTICE, config_of
+    from endorecon.cli import config_of
     from endorecon.config import with_differences
     from endorecon.errors import EndoreconError
     from endorecon.faces import draw
@@ -181,9 +181,11 @@ def demo(args: list[str]) -> int:
             {"field": {"steps_first": 200, "steps_round": 80}, "loop": {"max_rounds": 2}},
         )
     run = d.out / "run"
-    print(f"endorecon fit, preset {word}, device {device}. {NOTICE}", flush=True)
-    draw(fit(Job(folder / "video.mp4", run, config, folder / "calibration.yaml", device=device,
-                 seed=d.seed, preset=word)), config)  # fmt: skip
+    job = Job(
+        folder / "video.mp4", run, config, folder / "calibration.yaml", device=device, seed=d.seed,
+        preset=word,
+    )  # fmt: skip
+    draw(word, device, fit(job))
     from endorecon.evaluate.run import evaluate_run
 
     try:
@@ -325,7 +327,8 @@ def validate(args: list[str]) -> int:
         raise UsageError("validate takes STUDY.yaml and --out DIR, or --status DIR", "give both")
     from endorecon.batch import estimate, run_study
     from endorecon.batch_study import read_study
-    from endorecon.cli import NOTICE, preset_differences
+    from endorecon.cli import preset_differences
+    from endorecon.faces import NOTICE
 
     study = read_study(v.study, preset_differences)
     if v.dry_run:

@@ -7,8 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from endorecon.config import Config
-
+NOTICE = "Research software, not for clinical use."
 _STAGES = {
     "video": "reading and screening the video",
     "poses": "finding the camera poses",
@@ -17,10 +16,11 @@ _STAGES = {
 }
 
 
-def draw(events: Iterator[Any], config: Config) -> None:
-    """Draw a fit until it ends."""
+def draw(preset: str, device: str, events: Iterator[Any]) -> None:
+    """Draw a fit until it ends; the first line says by what preset and where."""
+    print(f"endorecon fit, preset {preset}, device {device}. {NOTICE}", flush=True)
     if sys.stdout.isatty():
-        _live(events, config)
+        _live(events)
     else:
         for line in _lines(events):
             print(line, flush=True)
@@ -64,7 +64,7 @@ def sentence(event: Any) -> str:
     return ""
 
 
-def _live(events: Iterator[Any], config: Config) -> None:
+def _live(events: Iterator[Any]) -> None:
     from rich.progress import (
         BarColumn,
         Progress,

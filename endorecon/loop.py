@@ -56,7 +56,7 @@ class RoundFinished:
 
     round: int
     change: float | None
-    held_out_ncc: float  # in real frames that took no part
+    held_out_ncc: float  # in real frames that the view was not matched with
     trusted: float  # share of the content area with trust >= 0.5
     seconds: float
 
@@ -132,7 +132,7 @@ def judge(history: list[dict[str, Any]], config: Config) -> RoundsFinished | Non
     if config.stereo.enabled and k > 0 and last["stereo_agreement"] < config.loop.min_agreement:
         share = 100 * last["stereo_agreement"]
         why = f"the stereo matcher agrees with the field on {share:.0f} % of the pixels only"
-        return RoundsFinished("diverged", max(0, int(np.argmax(scores[:-1]))), why)
+        return RoundsFinished("diverged", int(np.argmax(scores[:-1])), why)
     if k == 0:
         return None if config.loop.max_rounds > 0 else RoundsFinished("stopped", 0, "round limit")
     change = float(last["change"])
@@ -145,6 +145,7 @@ def judge(history: list[dict[str, Any]], config: Config) -> RoundsFinished | Non
         why = f"the depths moved by {100 * change:.2f} % only"
         if best not in (0, k):
             why += f"; round {best} fits held-out frames best and is kept"
+        # Round 0 holds the field alone, confirmed by no real frame: it is never the result here.
         return RoundsFinished("converged", best or k, why)
     if k >= 3 and scores[-1] < max(scores[:-1]) - 0.002:
         return RoundsFinished("stopped", best, "held-out real frames show no further gain")
@@ -264,7 +265,11 @@ class Bench:
         return DenseTargets(z, small.trust, np.nan_to_num(small.sigma, nan=1.0))
 
     def held_out(self, maps: Maps) -> float:
-        """Mean NCC of up to 12 views against real frames that took no part in their matching."""
+        """Mean NCC of up to 12 views against two real frames that each was not matched with.
+
+        Held out of the matching of that view only: the field has seen every frame, and the map of a
+        judging frame may take part in the fusion.
+        """
         photos = self.levels[0]
         small = maps.resized(photos.camera.width, photos.camera.height)
         chosen = np.unique(np.linspace(0, len(self.views) - 1, 12).astype(int))

@@ -22,7 +22,6 @@ from endorecon.io import atomic
 from endorecon.scene import Landmarks
 
 Array = NDArray[Any]
-LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MM = {"mm": 1.0, "um": 1e-3}
 _SPACES = {"LPS": "LPS", "RAS": "RAS", "0": "RAS", "1": "LPS"}
 

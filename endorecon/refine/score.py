@@ -1,4 +1,4 @@
-"""How well depths explain real frames that had no part in making them."""
+"""How well depths explain real frames that they were not matched with."""
 
 from __future__ import annotations
 
