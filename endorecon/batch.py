@@ -9,6 +9,7 @@ the same command again skips what is finished, goes on with what is broken, list
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import socket
 import time
@@ -76,14 +77,22 @@ def estimate(study: Study, out: Path, at_once: int) -> Estimate:
     minutes = sum(spent) / len(spent) / 60 if spent else r.minutes
     there = next(p for p in (out, *out.resolve().parents) if p.exists())
     return Estimate(
-        len(units), len(todo), len(todo) * minutes / 60 / at_once, len(todo) * r.disk_mb / 1024,
+        len(units), len(todo), math.ceil(len(todo) / at_once) * minutes / 60,
+        len(todo) * r.disk_mb / 1024,
         shutil.disk_usage(there).free / 2**30,
         tuple(
             f"{u.key}  {'waiting' if u in todo else 'finished':8s}  {u.case} | {u.setting} | "
-            f"seed {u.repeat}"
+            f"repeat {u.repeat}"
             for u in units
         ),
     )  # fmt: skip
+
+
+def units_at_once(engine: str, resources: Resources) -> int:
+    """How many units run side by side when nobody says."""
+    from endorecon import batch_engine
+
+    return batch_engine.default_jobs(resources) if engine == "local" else 256
 
 
 def run_study(
@@ -138,7 +147,7 @@ def run_units(
         todo = [u for u in units if _is_work(out / "units" / u.key, retry)]
         _check_disk(out, len(todo), resources)
         folders = [out / "units" / u.key for u in todo]
-        at_once = at_once or (batch_engine.default_jobs(resources) if engine == "local" else 256)
+        at_once = at_once or units_at_once(engine, resources)
         watch = _Watch(units, out, str(facts.get("name", "study")), at_once)
         yield watch.snapshot()
         if folders:
@@ -344,11 +353,12 @@ def _spent(folder: Path) -> float:
 
 
 def _left(units: tuple[UnitState, ...], at_once: int) -> float | None:
-    """Seconds to the end, from the mean of what is done."""
+    """Seconds to the end, from the mean of what is done; the last unit has a slot to itself."""
     done = [u.seconds for u in units if u.state == "done"]
     if not done:
         return None
     mean = sum(done) / len(done)
     waiting = sum(u.state == "waiting" for u in units)
-    running = sum(max(0.0, mean - u.seconds) for u in units if u.state == "running")
-    return (waiting * mean + running) / at_once
+    running = [max(0.0, mean - u.seconds) for u in units if u.state == "running"]
+    whole = (waiting * mean + sum(running)) / at_once
+    return max(whole, mean if waiting else 0.0, *running)

@@ -2,7 +2,8 @@
 
 A distance of one case is one subject: the mean over observers and repeats of its clicks. Intervals
 and tests over cases take one number a case, because what goes wrong in a case (scale, poses) goes
-wrong in all its distances. Equivalence by TOST at 1, 0.625 and 0.5 mm; mm throughout, difference =
+wrong in all its distances. A distance whose own landmarks gave the scale is no measure of anything:
+only held-out ones count. Equivalence by TOST at 1, 0.625 and 0.5 mm; mm throughout, difference =
 reconstruction minus CT.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from endorecon.batch_results import Results, good_distance, mean_interval
+from endorecon.batch_results import Results, good_distance, is_length, mean_interval
 from endorecon.evaluate import statistics as st
 
 MARGINS_MM = (1.0, 0.625, 0.5)
@@ -42,6 +43,7 @@ class Clinical:
     name: str
     setting: str
     cases: int
+    measures: int  # single ones: observers x click repeats x cases
     ct: float
     recon: float
     difference: float
@@ -74,9 +76,11 @@ def refused(results: Results, setting: str) -> list[str]:
     had = {(m.case, m.name) for m in measured(results) if m.setting == setting}
     out = {}
     for r in results.rows:
-        mine = r["group"] == "distance" and r["setting"] == setting
-        if mine and r["status"] != "ok" and (r["case"], r["name"]) not in had:
-            out[(r["case"], r["name"])] = f"{r['case']}, {r['name']}: {r['status']}"
+        mine = r["group"] == "distance" and r["setting"] == setting and is_length(r)
+        if mine and (r["case"], r["name"]) not in had:
+            leaky = r["status"] == "ok"
+            why = "not held out (its landmarks gave the scale)" if leaky else r["status"]
+            out[(r["case"], r["name"])] = f"{r['case']}, {r['name']}: {why}"
     return list(out.values())
 
 
@@ -107,8 +111,9 @@ def _row(
     d = np.array([m.difference for m in rows])
     p = [(m, st.tost(one_a_case, m)) for m in MARGINS_MM]
     return Clinical(
-        name, setting, len(one_a_case), float(np.mean([m.ct for m in rows])),
-        float(np.mean([m.recon for m in rows])), float(one_a_case.mean()),
+        name, setting, len(one_a_case), sum(m.clicks for m in rows),
+        float(np.mean([m.ct for m in rows])), float(np.mean([m.recon for m in rows])),
+        float(one_a_case.mean()),
         float(one_a_case.std(ddof=1)) if len(one_a_case) > 1 else float("nan"),
         mean_interval(one_a_case), float(np.abs(d).mean()), float(np.abs(d).max()),
         float(np.mean(hits)) if hits else float("nan"),
@@ -116,10 +121,12 @@ def _row(
     )  # fmt: skip
 
 
-def agreement(results: Results, setting: str) -> st.BlandAltman | None:
-    """Limits of agreement over (case, distance), repeats of a distance kept together."""
+def agreement(results: Results, setting: str) -> tuple[st.BlandAltman, st.Precision] | None:
+    """Limits of agreement over (case, distance), repeats kept together; and what clicks add."""
     rows = [r for r in results.rows if good_distance(r) and r["setting"] == setting]
-    subjects = [f"{r['case']}\0{r['name']}" for r in rows]
+    subjects = np.array([f"{r['case']}\0{r['name']}" for r in rows])
     if len(set(subjects)) < 2:
         return None
-    return st.bland_altman(np.array([float(r["difference"]) for r in rows]), np.array(subjects))
+    d = np.array([float(r["difference"]) for r in rows])
+    observers = np.array([r["observer"] for r in rows])
+    return st.bland_altman(d, subjects), st.precision(d, subjects, observers)

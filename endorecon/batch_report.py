@@ -77,10 +77,10 @@ def _distances(results: Results) -> list[tuple[str, list[Clinical], str, Any, li
     for setting in results.settings:
         rows = clinical(results, setting)
         if rows:
-            limits = agreement(results, setting)
+            found = agreement(results, setting)
             mine = [m for m in measured(results) if m.setting == setting]
-            picture = "" if limits is None else _uri(pictures.bland_altman(mine, limits))
-            out.append((setting, rows, picture, limits, refused(results, setting)))
+            picture = "" if found is None else _uri(pictures.bland_altman(mine, found[0]))
+            out.append((setting, rows, picture, found, refused(results, setting)))
     return out
 
 

@@ -139,11 +139,16 @@ def _metrics(rows: list[dict[str, str]]) -> dict[str, float]:
 
 
 def good_distance(row: dict[str, str]) -> bool:
-    """A clinical distance in mm that counts: measured, and not the variant with the CT's scale."""
+    """A distance in mm that counts: measured, and with a scale that has not seen its landmarks."""
     return (
         row["group"] == "distance" and row["status"] == "ok" and row["difference"] != ""
-        and not row["kind"].endswith(("_mm2", "_deg", CT_SCALE))
+        and row["held_out"] == "true" and is_length(row)
     )  # fmt: skip
+
+
+def is_length(row: dict[str, str]) -> bool:
+    """In mm, and not the variant of a distance that takes its scale from the CT."""
+    return not row["kind"].endswith(("_mm2", "_deg", CT_SCALE))
 
 
 def write_csv(results: Results, path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from endorecon.batch import Estimate, Snapshot, UnitState
+from endorecon.batch_clinical import Clinical, clinical, refused
 from endorecon.batch_results import Results, collect, regressions, summaries
 from endorecon.errors import Diverged
 
@@ -36,7 +37,7 @@ def table_of(snapshot: Snapshot) -> Any:
     from rich.table import Table
 
     table = Table(caption=f"{snapshot.name}: {count(snapshot)}", expand=True)
-    for name in ("case", "setting", "seed", "stage", "time"):
+    for name in ("case", "setting", "repeat", "stage", "time"):
         table.add_column(name, no_wrap=name != "stage")
     running = [u for u in snapshot.units if u.state == "running"]
     for u in running[:SHOWN]:
@@ -55,7 +56,7 @@ def lines_of(snapshot: Snapshot) -> list[str]:
 
 def line_of(unit: UnitState) -> str:
     """One unit in one line."""
-    who = f"{unit.case} | {unit.setting} | seed {unit.repeat}"
+    who = f"{unit.case} | {unit.setting} | repeat {unit.repeat}"
     what = {
         "failed": f"FAILED at {unit.stage}: {unit.sentence}",
         "running": f"{unit.stage} ({duration(unit.seconds)})",
@@ -95,9 +96,10 @@ def verdict(out: Path, before: Path | None) -> tuple[int, list[str]]:
     with failures is a finished study; 0, and the failures are listed.
     """
     results = collect(out)
-    lines = _figures(results)
+    lines = [*lines_of_distances(results), *_figures(results)]
     lines += [
-        f"failed: {u['case']} | {u['setting']} | seed {u['repeat']} at {u['step']}: {u['sentence']}"
+        f"failed: {u['case']} | {u['setting']} | repeat {u['repeat']} "
+        f"at {u['step']}: {u['sentence']}"
         for u in results.units
         if u["state"] == "failed"
     ]
@@ -108,6 +110,38 @@ def verdict(out: Path, before: Path | None) -> tuple[int, list[str]]:
     if worse:
         return Diverged.exit_code, [*lines, *(f"WORSE: {sentence}" for sentence in worse)]
     return 0, [*lines, f"not worse than {before} by more than the noise"]
+
+
+def lines_of_distances(results: Results) -> list[str]:
+    """The paper's table, once a setting: distance, CT, reconstruction, difference, verdicts."""
+    out = []
+    for setting in results.settings:
+        rows = clinical(results, setting)
+        if not rows:
+            continue
+        wide = max(len(r.name) for r in rows)
+        margins = "".join(f"  within {m:g}".rjust(14) for m, _, _ in rows[0].verdicts)
+        out += [
+            f"clinical distances against CT, setting {setting}, mm (difference = reconstruction - "
+            "CT; interval over cases; within = TOST at 5 %, p):",
+            f"{'':{wide}s}  cases  measures      CT   recon    diff      SD  95 % interval    "
+            f"mean |d|  worst |d|{margins}",
+            *(_distance(r, wide) for r in rows),
+        ]
+        lost = refused(results, setting)
+        if lost:
+            out.append(f"not measured, {len(lost)}: {'; '.join(lost)}")
+    return out
+
+
+def _distance(r: Clinical, wide: int) -> str:
+    interval = f"{r.interval[0]:+.3f} to {r.interval[1]:+.3f}"
+    verdicts = "".join(f"{'yes' if ok else 'no'} {p:.3f}".rjust(14) for _, p, ok in r.verdicts)
+    return (
+        f"{r.name:{wide}s} {r.cases:6d} {r.measures:9d} {r.ct:7.2f} {r.recon:7.2f} "
+        f"{r.difference:+7.3f} {r.sd:7.3f}  {interval:17s}{r.absolute:8.3f} {r.worst:10.3f}"
+        f"{verdicts}"
+    )
 
 
 def _figures(results: Results) -> list[str]:

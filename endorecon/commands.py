@@ -298,7 +298,7 @@ class Validate:
     study: tyro.conf.Positional[Path | None] = None
     """The study file (YAML)."""
     out: Path | None = None
-    """Folder of the study."""
+    """Folder of the study; runs/NAME when not given."""
     engine: Literal["local", "slurm"] = "local"
     """This machine, or a Slurm cluster."""
     jobs: int = 0
@@ -314,7 +314,7 @@ class Validate:
 
 
 def validate(args: list[str]) -> int:
-    """endorecon validate STUDY.yaml --out DIR ..., or endorecon validate --status DIR"""
+    """endorecon validate STUDY.yaml ..., or endorecon validate --status DIR"""
     from endorecon import batch_table as table
 
     v = tyro.cli(Validate, args=args, prog="endorecon validate")
@@ -323,21 +323,23 @@ def validate(args: list[str]) -> int:
 
         print("\n".join(table.lines_of(status_of(v.status))))
         return 0
-    if v.study is None or v.out is None:
-        raise UsageError("validate takes STUDY.yaml and --out DIR, or --status DIR", "give both")
-    from endorecon.batch import estimate, run_study
+    if v.study is None:
+        raise UsageError("validate takes STUDY.yaml, or --status DIR", "give one of them")
+    from endorecon.batch import estimate, run_study, units_at_once
     from endorecon.batch_study import read_study
     from endorecon.cli import preset_differences
     from endorecon.faces import NOTICE
 
     study = read_study(v.study, preset_differences)
+    out = v.out or Path("runs") / study.name
     if v.dry_run:
-        print("\n".join(table.lines_of_estimate(estimate(study, v.out, max(1, v.jobs)))))
+        at_once = v.jobs or units_at_once(v.engine, study.resources)
+        print("\n".join(table.lines_of_estimate(estimate(study, out, at_once))))
         return 0
-    print(f"endorecon validate, study {study.name}, engine {v.engine}. {NOTICE}", flush=True)
-    for line in table.drawn(run_study(study, v.out, v.engine, v.jobs, v.retry)):
+    print(f"endorecon validate, study {study.name}, {v.engine} -> {out}. {NOTICE}", flush=True)
+    for line in table.drawn(run_study(study, out, v.engine, v.jobs, v.retry)):
         print(line, flush=True)
-    code, lines = table.verdict(v.out, v.compare)
+    code, lines = table.verdict(out, v.compare)
     print("\n".join(lines))
     return code
 

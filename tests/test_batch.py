@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 from batch_units import results, run_all, trivial_units
 
-from endorecon.batch import run_units, status_of
+from endorecon.batch import estimate, run_units, status_of
 from endorecon.batch_cases import units_of
 from endorecon.batch_clinical import clinical
 from endorecon.batch_engine import _core_sets
 from endorecon.batch_report import write_report
 from endorecon.batch_results import CT_SCALE, collect, paired, regressions, summaries, write_csv
 from endorecon.batch_study import Resources, Study, Unit, content_hash, read_study
-from endorecon.batch_table import lines_of, verdict
+from endorecon.batch_table import lines_of, lines_of_distances, verdict
 from endorecon.batch_unit import end_leftovers, living_worker, read_json, run_unit
 from endorecon.errors import InputRefused, OutOfResources, UsageError
 
@@ -477,6 +477,35 @@ def test_the_clinical_table_counts_a_case_once_and_gives_verdicts(tmp_path: Path
     assert rows[2].difference == pytest.approx(0.3, abs=0.05)
     assert [ok for _, _, ok in rows[2].verdicts] == [True, True, True]
     assert rows[0].inside == 1.0 and rows[0].ct == 20.0
+
+
+def test_the_papers_table_is_printed_with_its_verdicts(tmp_path: Path) -> None:
+    made_study(tmp_path)
+    _, lines = verdict(tmp_path, None)
+    width = next(x for x in lines if x.startswith("width"))
+    # distance, cases, measures (6 cases x 2 observers), CT, reconstruction
+    assert width.split()[:4] == ["width", "6", "12", "20.00"] and width.count("yes") == 3
+    assert sum(x.startswith("all distances") for x in lines) == 2  # one a setting
+
+
+def test_a_distance_whose_landmarks_gave_the_scale_is_named_and_does_not_count(
+    tmp_path: Path,
+) -> None:
+    made_study(tmp_path, cases=3)
+    for file in tmp_path.glob("units/*/result.json"):
+        found = json.loads(file.read_text())
+        for m in found["measurements"]:
+            m["held_out"] = "false" if m["name"] == "width" else "true"
+        file.write_text(json.dumps(found))
+    found = collect(tmp_path)
+    assert [r.name for r in clinical(found, "a")] == ["height", "all distances"]
+    assert "case 0, width: not held out" in "\n".join(lines_of_distances(found))
+
+
+def test_an_estimate_rounds_up_to_whole_turns(tmp_path: Path) -> None:
+    study = study_in(tmp_path, STUDY + "unit: {minutes: 30}\n")
+    hours = [estimate(study, tmp_path / "out", n).hours for n in (1, 5, 18, 500)]
+    assert hours == [9.0, 2.0, 0.5, 0.5]
 
 
 def test_the_page_puts_failures_first_and_fetches_nothing(tmp_path: Path) -> None:
