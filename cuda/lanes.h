@@ -1,6 +1,7 @@
 // Vector lanes for the CPU kernels: GCC/Clang vector extensions, no intrinsics, so that one text
 // serves AVX-512, AVX2, SSE and NEON. A block holds NB samples, one row a feature (SoA).
 #pragma once
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors never cross a library's border
 #include <stdint.h>
 #include <string.h>
 #ifdef __SSE__
@@ -38,6 +39,14 @@ struct FlushDenormals {
 };
 
 static inline vf splat(float x) { return x - vf{}; }
+
+static inline vf root(vf x) {  // square root in every lane
+    float a[VW];
+    memcpy(a, &x, sizeof x);
+    for (int i = 0; i < VW; ++i) a[i] = __builtin_sqrtf(a[i]);
+    memcpy(&x, a, sizeof x);
+    return x;
+}
 
 // exp in every lane, 2 ulp; NaN stays NaN, overflow ends at e^88, underflow at e^-87.
 static inline vf vexp(vf x) {
