@@ -1,4 +1,4 @@
-"""Plots of a study as PNG bytes: boxes over cases, forest of paired differences, Bland-Altman."""
+"""Plots of a study as PNG bytes: boxes over cases, forests of differences, Bland-Altman."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from endorecon.batch_clinical import Measured
+from endorecon.batch_clinical import Clinical, Measured
 from endorecon.batch_results import Summary
 from endorecon.evaluate.statistics import BlandAltman
 
@@ -67,6 +67,29 @@ def forest(found: list[Summary], baseline: str) -> bytes | None:
     axes.set_yticks(range(len(pairs)), [s.setting for s in pairs])
     axes.set_ylim(len(pairs) - 0.5, -0.5)
     axes.set_xlabel(f"{found[0].metric}: difference to {baseline} (mm), left is better", fontsize=9)
+    return _png(figure)
+
+
+def forest_of_distances(rows: list[Clinical]) -> bytes:
+    """Every distance: mean difference to the CT with its 95 % interval, and the margins."""
+    figure, axes = _figure(6.4, 1.1 + 0.3 * len(rows))
+    for n, (margin, _, _) in enumerate(rows[0].verdicts):
+        for side in (-margin, margin):
+            axes.axvline(side, color=_ORANGE, lw=0.8, ls=":")
+        axes.annotate(
+            f"\u00b1{margin:g}", (margin * (-1) ** n, 1.01), xycoords=("data", "axes fraction"), fontsize=7,
+            ha="center", color=_ORANGE,
+        )  # fmt: skip
+    for k, r in enumerate(rows):
+        whole = r is rows[-1]
+        color = _INK if whole else _BLUE
+        if np.isfinite(r.interval[0]):
+            axes.plot(r.interval, [k, k], "-", color=color, lw=2.2 if whole else 1.5)
+        axes.plot(r.difference, k, "D" if whole else "s", color=color, ms=6 if whole else 5)
+    axes.axvline(0, color=_INK, lw=0.8)
+    axes.set_yticks(range(len(rows)), [f"{r.name} ({r.cases})" for r in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("mean of reconstruction − CT over (n) cases, 95 % interval (mm)", fontsize=9)
     return _png(figure)
 
 

@@ -29,7 +29,11 @@ def write_report(results: Results, out: Path) -> None:
     environment.filters["num"] = number
     environment.filters["p"] = lambda p: "<0.001" if p < 0.001 else number(p, 3)
     units = [
-        {**u, "page": _page_of(out, u["key"])}
+        {
+            **u,
+            "page": _page_of(out, u["key"], "run/evaluation/report.html"),
+            "log": _page_of(out, u["key"], "log.txt"),
+        }
         for u in sorted(results.units, key=lambda u: u["state"] != "failed")
     ]
     html = environment.from_string(PAGE).render(
@@ -53,8 +57,8 @@ def number(value: Any, digits: int = 2, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{digits}f}"
 
 
-def _page_of(out: Path, key: str) -> str:
-    page = f"units/{key}/run/evaluation/report.html"
+def _page_of(out: Path, key: str, name: str) -> str:
+    page = f"units/{key}/{name}"
     return page if (out / page).is_file() else ""
 
 
@@ -72,7 +76,7 @@ def _warnings(results: Results) -> list[str]:
     return out
 
 
-def _distances(results: Results) -> list[tuple[str, list[Clinical], str, Any, list[str]]]:
+def _distances(results: Results) -> list[tuple[str, list[Clinical], str, str, Any, list[str]]]:
     out = []
     for setting in results.settings:
         rows = clinical(results, setting)
@@ -80,7 +84,8 @@ def _distances(results: Results) -> list[tuple[str, list[Clinical], str, Any, li
             found = agreement(results, setting)
             mine = [m for m in measured(results) if m.setting == setting]
             picture = "" if found is None else _uri(pictures.bland_altman(mine, found[0]))
-            out.append((setting, rows, picture, found, refused(results, setting)))
+            trees = _uri(pictures.forest_of_distances(rows))
+            out.append((setting, rows, trees, picture, found, refused(results, setting)))
     return out
 
 

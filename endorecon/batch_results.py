@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endorecon.batch_unit import read_json
-from endorecon.errors import InputRefused
+from endorecon.errors import BUG_EXIT_CODE, InputRefused
 from endorecon.io import atomic
 
 Array = NDArray[Any]
@@ -82,6 +82,7 @@ def collect(out: Path) -> Results:
             {
                 **u, "state": status.get("state", "waiting"), "step": status.get("step", ""),
                 "sentence": status.get("sentence", ""), "result": result,
+                "exit_code": int(status.get("exit_code", BUG_EXIT_CODE)),
                 "seconds": sum(status.get("seconds", {}).values()),
                 "code": read_json(folder / "unit.json").get("code", ""),
                 "metrics": _metrics(mine),

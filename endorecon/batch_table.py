@@ -92,8 +92,8 @@ def lines_of_estimate(found: Estimate) -> list[str]:
 def verdict(out: Path, before: Path | None) -> tuple[int, list[str]]:
     """The exit code and the last lines: figures, failures, comparison with an earlier study.
 
-    5: worse than before. Else the worst exit code of a failed unit's kind is NOT given: a study
-    with failures is a finished study; 0, and the failures are listed.
+    5: worse than before. A study with failures is a finished study: 0, and they are listed; but
+    when nothing was done at all, the exit code of the first failure.
     """
     results = collect(out)
     lines = [*lines_of_distances(results), *_figures(results)]
@@ -104,6 +104,9 @@ def verdict(out: Path, before: Path | None) -> tuple[int, list[str]]:
         if u["state"] == "failed"
     ]
     lines.append(f"tables: {out / 'study.csv'}, {out / 'study.html'}, {out / 'study.tex'}")
+    codes = [u["exit_code"] for u in results.units if u["state"] == "failed"]
+    if codes and not any(u["state"] == "done" for u in results.units):
+        return codes[0], [*lines, "no unit was done"]
     if before is None:
         return 0, lines
     worse = regressions(results, collect(before))

@@ -541,6 +541,16 @@ def test_the_gate_closes_for_a_loss_above_the_noise_and_for_new_failures(tmp_pat
     assert verdict(tmp_path / "old", tmp_path / "worse")[0] == 0
 
 
+def test_a_study_in_which_nothing_was_done_ends_with_the_code_of_its_first_failure(
+    tmp_path: Path,
+) -> None:
+    made_study(tmp_path)
+    for k, file in enumerate(sorted(tmp_path.glob("units/*/status.json"))):
+        assert verdict(tmp_path, None)[0] == 0, k  # while one is done
+        file.write_text(json.dumps({"state": "failed", "step": "fit", "exit_code": 4}))
+    assert verdict(tmp_path, None)[0] == 4
+
+
 @pytest.mark.slow
 def test_dry_run_lists_the_work_and_writes_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
