@@ -150,9 +150,12 @@ def score(folder: Path) -> None:
         from endorecon.io.rundir import RunDir
 
         errors = batch_scoring.score(RunDir(run), truth)
-        poses = batch_scoring.similarity(RunDir(run), truth)[1]
         result["depth"] = _plain(batch_scoring.figures(errors))
-        result["poses"] = _plain({k: v for k, v in poses.items() if k != "scale"})
+        if truth.world_from_camera is None:
+            result["depth_scale"] = "depths"
+        else:
+            poses = batch_scoring.similarity(RunDir(run), truth)[1]
+            result["poses"] = _plain({k: v for k, v in poses.items() if k != "scale"})
     table = run / "evaluation" / "measurements.csv"
     if table.is_file() and (folder / "steps" / "evaluate.done").exists():
         with open(table, encoding="utf-8") as file:

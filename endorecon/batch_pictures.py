@@ -76,8 +76,9 @@ def forest_of_distances(rows: list[Clinical]) -> bytes:
     for n, (margin, _, _) in enumerate(rows[0].verdicts):
         for side in (-margin, margin):
             axes.axvline(side, color=_ORANGE, lw=0.8, ls=":")
+        place = (margin * (-1) ** n, 1.01)  # left and right in turn, so that none covers another
         axes.annotate(
-            f"\u00b1{margin:g}", (margin * (-1) ** n, 1.01), xycoords=("data", "axes fraction"), fontsize=7,
+            f"\u00b1{margin:g}", place, xycoords=("data", "axes fraction"), fontsize=7,
             ha="center", color=_ORANGE,
         )  # fmt: skip
     for k, r in enumerate(rows):

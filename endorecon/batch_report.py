@@ -70,6 +70,12 @@ def _warnings(results: Results) -> list[str]:
     out = []
     if len({u["code"] for u in results.units if u["state"] == "done"}) > 1:
         out.append("The units were made by different versions of the program: do not compare them.")
+    scaled = dict.fromkeys(u["case"] for u in results.units if "depth_scale" in u["result"])
+    if scaled:
+        out.append(
+            f"Depths scaled by the true depths themselves, there being no true poses: "
+            f"{', '.join(scaled)}."
+        )
     cases = len({u["case"] for u in results.units if u["metrics"]})
     if 0 < cases < 3:
         out.append(f"Only {cases} case(s): no interval and no test can be given.")

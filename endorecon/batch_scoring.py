@@ -2,9 +2,9 @@
 
 Valid pixels: truth inside the content area, in every frame that was not dropped as a duplicate; a
 frame without a depth file counts as uncovered. Alignment: rotation averaged from the camera
-orientations, then scale and translation from the centres (geometry.align_cameras); with millimetre
-poses nothing is scaled. A depth is compared at the pixel of the video that it belongs to. Truth is
-used here and nowhere else.
+orientations, then scale and translation from the centres (geometry.align_cameras); where the truth
+has depths and no poses (Hamlyn), the scale is the median ratio of the depths themselves. A depth is
+compared at the pixel of the video that it belongs to. Truth is used here and nowhere else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Truth(Protocol):
     """Depths and poses of all frames of the source: z (h, w) mm and valid (h, w) on its grid."""
 
     @property
-    def world_from_camera(self) -> Array: ...
+    def world_from_camera(self) -> Array | None: ...
 
     def depth(self, frame: int) -> tuple[Array, Array]: ...
 
@@ -63,6 +63,7 @@ def lens_of(info: dict[str, Any]) -> Camera:
 def similarity(run: RunDir, truth: Path | Truth) -> tuple[Array, dict[str, float]]:
     """truth_from_run (4, 4) and how well the cameras agree."""
     known: Truth = load_truth(truth) if isinstance(truth, Path) else truth
+    assert known.world_from_camera is not None
     cameras = run.cameras()
     wanted = known.world_from_camera[cameras.frame_index]
     T = align_cameras(cameras.world_from_camera, wanted)
@@ -81,8 +82,6 @@ def score(run: RunDir, truth: Path | Truth, depths: list[DepthMap] | None = None
     """Errors of the final depth maps, or of `depths` (say, of one round)."""
     known: Truth = load_truth(truth) if isinstance(truth, Path) else truth
     info = run.info()
-    T, _ = similarity(run, known)
-    scale = scale_of(T)
     maps = {d.frame_index: d for d in (depths or [run.depth(i) for i in run.depth_indices()])}
     with open(run.path / "frames.csv") as file:
         duplicates = {
@@ -91,7 +90,7 @@ def score(run: RunDir, truth: Path | Truth, depths: list[DepthMap] | None = None
     working_from_source = np.linalg.inv(np.array(info["source_from_working"]))
     lens = lens_of(info)
     grid: Array | None = None
-    error, sigma, depth, trust, valid_count, frames = [], [], [], [], 0, 0
+    mine, sigma, depth, trust, valid_count, frames = [], [], [], [], 0, 0
     for i in range(len(known)):
         if i in duplicates:
             continue
@@ -109,12 +108,16 @@ def score(run: RunDir, truth: Path | Truth, depths: list[DepthMap] | None = None
             grid = undistort_pixels(lens, pinhole, w[..., :2])
         found, s, t = (_sample(m, grid) for m in (d.z, d.sigma, d.trust))
         ok = valid & np.isfinite(found)
-        error.append((scale * found - z)[ok])
-        sigma.append(scale * s[ok])
+        mine.append(found[ok])
+        sigma.append(s[ok])
         depth.append(z[ok])
         trust.append(t[ok])
-    joined = [np.concatenate(a) if a else np.zeros(0) for a in (error, sigma, depth, trust)]
-    return Errors(joined[0], joined[1], joined[2], joined[3], valid_count, len(maps), frames)
+    found, s, z, t = (np.concatenate(a) if a else np.zeros(0) for a in (mine, sigma, depth, trust))
+    if known.world_from_camera is not None:
+        scale = scale_of(similarity(run, known)[0])
+    else:
+        scale = float(np.median(z / found)) if len(z) else 1.0
+    return Errors(scale * found - z, scale * s, z, t, valid_count, len(maps), frames)
 
 
 def _sample(values: Array, grid: Array) -> Array:

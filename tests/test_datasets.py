@@ -271,7 +271,22 @@ def test_hamlyn_has_a_camera_and_depths_in_mm_but_no_poses(tmp_path: Path) -> No
     assert found is not None and found.kind == "Hamlyn" and found.poses is None
     assert found.camera is not None and found.camera.fx == 80 and found.camera.cy == 36.5
     assert ds.read_depth_image(Path(found.depths[2]))[0, 0] * found.depth_mm == 57
-    assert ds.truth_of(found) is None
+    truth = ds.truth_of(found)
+    assert truth is not None and truth.world_from_camera is None
+    assert truth.depth(2)[0][0, 0] == 57
+
+
+def test_simcol_depth_pictures_are_no_frames(tmp_path: Path) -> None:
+    for k in range(12):
+        write(tmp_path / f"FrameBuffer_{k:04d}.png", picture(k))
+        write(tmp_path / f"Depth_{k:04d}.png", np.full((H, W), 1000 + k, np.uint16))
+    found = ds.open_dataset(tmp_path)
+    assert found is not None and found.kind == "SimCol3D" and len(found) == 12
+    given = ds.lay_out(found, tmp_path / "work")
+    assert len(list(given.source.iterdir())) == 12 and given.poses is None
+    truth = ds.truth_of(found)
+    assert truth is not None
+    assert truth.depth(11)[0][0, 0] == pytest.approx(1011 * 200 / 65535)
 
 
 def endonerf(folder: Path, step: float) -> Path:

@@ -1,8 +1,8 @@
 """One reader a data set layout: a folder -> Dataset, or None when it is not of this layout.
 
 C3VD v1/v2 (Bobrow 2023, 2025), SCARED (Allan 2021), Hamlyn / EndoDepthAndMotion (Recasens 2021),
-EndoNeRF (Wang 2022), EndoSLAM (Ozyoruk 2021), SERV-CT (Edwards 2022). A reader claims a folder only
-by files that no other layout has; what it then finds unsound it refuses.
+EndoNeRF (Wang 2022), EndoSLAM (Ozyoruk 2021), SERV-CT (Edwards 2022), SimCol3D (Rau 2023). A reader
+claims a folder only by files that no other layout has; what it then finds unsound it refuses.
 """
 
 from __future__ import annotations
@@ -276,6 +276,21 @@ def unity_poses(file: Path) -> Array | None:
     return ds.rigid(np.array(out), file)
 
 
+def simcol(folder: Path) -> Dataset | None:
+    """`FrameBuffer_NNNN.png Depth_NNNN.png` side by side (SimCol3D, Rau 2023); 65535 = 200 mm.
+
+    Its poses and lens lie in files above this folder whose reading was not checked: they are left
+    out, and poses are estimated.
+    """
+    images = ds.pictures(folder, r"FrameBuffer_\d+\.png")
+    depths = ds.pictures(folder, r"Depth_\d+\.png")
+    if not images or not depths:
+        return None
+    return Dataset(
+        "SimCol3D", folder, images, depths=_paired(images, depths), depth_mm=200.0 / 65535.0
+    )
+
+
 def servct(folder: Path) -> Dataset | None:
     """`Left_rectified/ Right_rectified/ Ground_truth_CT/`: single stereo pairs with CT truth."""
     images = ds.pictures(folder / "Left_rectified")
@@ -324,5 +339,5 @@ def _paired_by_count(folder: Path, count: int) -> tuple[str, ...]:
 
 
 READERS: tuple[Callable[[Path], Dataset | None], ...] = (
-    c3vd, scared, servct, hamlyn, endonerf, endoslam,
+    c3vd, scared, servct, hamlyn, endonerf, endoslam, simcol,
 )  # fmt: skip

@@ -158,8 +158,7 @@ class DatasetTruth:
     dataset: Dataset
 
     @property
-    def world_from_camera(self) -> Array:
-        assert self.dataset.poses is not None
+    def world_from_camera(self) -> Array | None:
         return self.dataset.poses
 
     def __len__(self) -> int:
@@ -176,8 +175,8 @@ class DatasetTruth:
 
 
 def truth_of(found: Dataset) -> DatasetTruth | None:
-    """The truth of a data set, or None when it has no depths or no poses."""
-    return DatasetTruth(found) if found.depths and found.poses is not None else None
+    """The truth of a data set, or None when it has no depths."""
+    return DatasetTruth(found) if found.depths else None
 
 
 def read_depth_image(file: Path) -> Array:
