@@ -44,6 +44,7 @@ class Clinical:
     setting: str
     cases: int
     measures: int  # single ones: observers x click repeats x cases
+    planned: int  # of these cases and distances, with those that were refused
     ct: float
     recon: float
     difference: float
@@ -72,16 +73,20 @@ def measured(results: Results) -> list[Measured]:
 
 
 def refused(results: Results, setting: str) -> list[str]:
-    """The distances that a case was to give and did not, each with its reason."""
+    """The distances that cases were to give and did not, each with its reasons."""
     had = {(m.case, m.name) for m in measured(results) if m.setting == setting}
-    out = {}
+    out: dict[str, dict[str, str]] = {}  # distance -> case -> why
     for r in results.rows:
         mine = r["group"] == "distance" and r["setting"] == setting and is_length(r)
         if mine and (r["case"], r["name"]) not in had:
             leaky = r["status"] == "ok"
-            why = "not held out (its landmarks gave the scale)" if leaky else r["status"]
-            out[(r["case"], r["name"])] = f"{r['case']}, {r['name']}: {why}"
-    return list(out.values())
+            why = "not held out, its landmarks gave the scale" if leaky else r["status"]
+            out.setdefault(r["name"], {})[r["case"]] = why.removeprefix("refused: ")
+    whole = len({r["case"] for r in results.rows if r["setting"] == setting})
+    return [
+        f"{name} in {len(cases)} of {whole} cases ({'; '.join(dict.fromkeys(cases.values()))})"
+        for name, cases in out.items()
+    ]
 
 
 def clinical(results: Results, setting: str) -> list[Clinical]:
@@ -107,11 +112,18 @@ def _row(
         if good_distance(r) and r["setting"] == setting and r["low"] != ""
         and (r["name"] == name or name == "all distances")
     ]  # fmt: skip
+    places = {(m.case, m.name) for m in rows}
+    planned = sum(
+        r["group"] == "distance" and r["setting"] == setting and is_length(r)
+        and (r["case"], r["name"]) in places
+        for r in results.rows
+    )  # fmt: skip
     hits = [float(r["low"]) <= float(r["truth"]) <= float(r["high"]) for r in single]
     d = np.array([m.difference for m in rows])
-    p = [(m, st.tost(one_a_case, m)) for m in MARGINS_MM]
+    few = len(one_a_case) < 3  # no interval over two cases, and no verdict
+    p = [(m, float("nan") if few else st.tost(one_a_case, m)) for m in MARGINS_MM]
     return Clinical(
-        name, setting, len(one_a_case), sum(m.clicks for m in rows),
+        name, setting, len(one_a_case), sum(m.clicks for m in rows), planned,
         float(np.mean([m.ct for m in rows])), float(np.mean([m.recon for m in rows])),
         float(one_a_case.mean()),
         float(one_a_case.std(ddof=1)) if len(one_a_case) > 1 else float("nan"),

@@ -27,6 +27,7 @@ def write_report(results: Results, out: Path) -> None:
     found = summaries(results)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.ChainableUndefined)
     environment.filters["num"] = number
+    environment.filters["between"] = between
     environment.filters["p"] = lambda p: "<0.001" if p < 0.001 else number(p, 3)
     units = [
         {
@@ -55,6 +56,13 @@ def number(value: Any, digits: int = 2, sign: bool = False) -> str:
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "–"
     return f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def between(ends: tuple[float, float], sign: bool = False) -> str:
+    """An interval for a reader; a dash for what is none."""
+    if not all(math.isfinite(x) for x in ends):
+        return "–"
+    return f"{number(ends[0], 3, sign)} to {number(ends[1], 3, sign)}"
 
 
 def _page_of(out: Path, key: str, name: str) -> str:

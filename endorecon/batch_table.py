@@ -131,25 +131,31 @@ def lines_of_distances(results: Results) -> list[str]:
             f"mean |d|  worst |d|{margins}",
             *(_distance(r, wide) for r in rows),
         ]
-        lost = refused(results, setting)
-        if lost:
-            out.append(f"not measured, {len(lost)}: {'; '.join(lost)}")
+        out += [f"not measured: {sentence}" for sentence in refused(results, setting)]
     return out
 
 
 def _distance(r: Clinical, wide: int) -> str:
-    interval = f"{r.interval[0]:+.3f} to {r.interval[1]:+.3f}"
-    verdicts = "".join(f"{'yes' if ok else 'no'} {p:.3f}".rjust(14) for _, p, ok in r.verdicts)
-    return (
-        f"{r.name:{wide}s} {r.cases:6d} {r.measures:9d} {r.ct:7.2f} {r.recon:7.2f} "
-        f"{r.difference:+7.3f} {r.sd:7.3f}  {interval:17s}{r.absolute:8.3f} {r.worst:10.3f}"
-        f"{verdicts}"
+    few = r.cases < 3  # no interval, and a test of two cases is none
+    interval = "needs 3 cases" if few else f"{r.interval[0]:+.3f} to {r.interval[1]:+.3f}"
+    measures = f"{r.measures}/{r.planned}"
+    sd = "-" if few else f"{r.sd:.3f}"
+    verdicts = "".join(
+        ("-" if few else f"{'yes' if ok else 'no'} {p:.3f}").rjust(14) for _, p, ok in r.verdicts
     )
+    return (
+        f"{r.name:{wide}s} {r.cases:6d} {measures:>9s} {r.ct:7.2f} {r.recon:7.2f} "
+        f"{r.difference:+7.3f} {sd:>7s}  {interval:17s}{r.absolute:8.3f} {r.worst:10.3f}{verdicts}"
+    )
+
+
+def _sd(value: float) -> str:
+    return f"{value:7.3f}" if value == value else "      -"
 
 
 def _figures(results: Results) -> list[str]:
     return [
-        f"{s.setting:24s} {s.metric:16s} mean {s.mean:7.3f}  SD {s.sd:7.3f}  median {s.median:7.3f}"
+        f"{s.setting:24s} {s.metric:16s} mean {s.mean:7.3f}  SD {_sd(s.sd)}  median {s.median:7.3f}"
         f"  P95 {s.p95:7.3f} mm over {len(s.values)} cases"
         for s in summaries(results)
         if s.values

@@ -484,7 +484,7 @@ def test_the_papers_table_is_printed_with_its_verdicts(tmp_path: Path) -> None:
     _, lines = verdict(tmp_path, None)
     width = next(x for x in lines if x.startswith("width"))
     # distance, cases, measures (6 cases x 2 observers), CT, reconstruction
-    assert width.split()[:4] == ["width", "6", "12", "20.00"] and width.count("yes") == 3
+    assert width.split()[:4] == ["width", "6", "12/12", "20.00"] and width.count("yes") == 3
     assert sum(x.startswith("all distances") for x in lines) == 2  # one a setting
 
 
@@ -499,7 +499,9 @@ def test_a_distance_whose_landmarks_gave_the_scale_is_named_and_does_not_count(
         file.write_text(json.dumps(found))
     found = collect(tmp_path)
     assert [r.name for r in clinical(found, "a")] == ["height", "all distances"]
-    assert "case 0, width: not held out" in "\n".join(lines_of_distances(found))
+    assert "not measured: width in 3 of 3 cases (not held out" in "\n".join(
+        lines_of_distances(found)
+    )
 
 
 def test_an_estimate_rounds_up_to_whole_turns(tmp_path: Path) -> None:
