@@ -12,7 +12,7 @@ struct alignas(64) Block {
     // gradients
     vf g_rgb[RGB * NV], g_log_sigma[NV], g2[HID * NV], g1[HID * NV], g_in[IN * NV];
     vf g_out[OUT * NV], g_hidden[HID * NV], g_feature[IN * NV];
-    float zlog[NB], light[NB], delta[NB];
+    float zlog[NB], light[NB], delta[NB];  // zlog: log z, but z itself when not learning
 };
 
 struct Transposed {  // weights as the backward pass wants them
@@ -40,6 +40,11 @@ static inline void gather_features(const float *pairs, const Levels &levels, int
     for (int l = 0; l < levels.count; ++l) {
         const float *p = pairs + 2 * (l * stride + at), scale = levels.scale[l];
         if (scale == 0.0f) continue;
+        if (n == NB) {  // whole vectors
+            vf *even = b.feature + 2 * l * NV, *odd = even + NV;
+            for (int i = 0; i < NV; ++i) apart(p + 2 * i * VW, scale, even[i], odd[i]);
+            continue;
+        }
         for (int i = 0; i < n; ++i) rows[(2 * l) * NB + i] = scale * p[2 * i];
         for (int i = 0; i < n; ++i) rows[(2 * l + 1) * NB + i] = scale * p[2 * i + 1];
     }
@@ -51,6 +56,11 @@ static inline void scatter_features(const Block &b, const Levels &levels, int64_
     for (int l = 0; l < levels.count; ++l) {
         float *p = pairs + 2 * (l * stride + at), scale = levels.scale[l];
         if (scale == 0.0f) continue;
+        if (n == NB) {
+            const vf *even = b.g_feature + 2 * l * NV, *odd = even + NV;
+            for (int i = 0; i < NV; ++i) together(scale * even[i], scale * odd[i], p + 2 * i * VW);
+            continue;
+        }
         for (int i = 0; i < n; ++i) {
             p[2 * i] = scale * rows[(2 * l) * NB + i];
             p[2 * i + 1] = scale * rows[(2 * l + 1) * NB + i];
@@ -69,8 +79,9 @@ static inline void density_net(const float *w, Block &b) {
     multiply<OUT, HID>(w + W2, b.hidden, b.out);
 }
 
-// Both nets for rays [ray, ray + rays) of the batch; n = rays * samples.
-static inline void forward(const Model *m, const Batch *batch, int ray, int rays, Block &b) {
+// Both nets for rays [ray, ray + rays) of the batch; n = rays * samples. zlog is for learning only.
+static inline void forward(const Model *m, const Batch *batch, int ray, int rays, bool learning,
+                           Block &b) {
     const int S = batch->samples, n = rays * S;
     density_net(m->weights, b);
     float *input = (float *)b.input;
@@ -85,12 +96,13 @@ static inline void forward(const Model *m, const Batch *batch, int ray, int rays
             for (int i = 0; i < S; ++i) input[(15 + k) * NB + r * S + i] = sh[k];
         for (int i = 0; i < S; ++i) {
             const float z = 0.5f * (e[i] + e[i + 1]);
-            b.zlog[r * S + i] = logf(z);
+            b.zlog[r * S + i] = z;
             b.light[r * S + i] = light_at(m, batch, ray + r, z);
             b.delta[r * S + i] = (e[i + 1] - e[i]) * norm;
         }
     }
     for (int i = n; i < NB; ++i) b.zlog[i] = b.light[i] = b.delta[i] = 0.0f;
+    for (int i = 0; learning && i < NV; ++i) store(b.zlog + i * VW, vlog(load(b.zlog + i * VW)));
     multiply<HID, IN>(m->weights + A1, b.input, b.c1);
     relu(b.c1, HID);
     multiply<HID, HID>(m->weights + A2, b.c1, b.c2);

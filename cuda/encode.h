@@ -6,15 +6,10 @@
 #pragma once
 #include "hashmlp.h"
 #include "lanes.h"
-#ifdef __AVX512F__
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // g++ 12 warns of its own header
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#endif
 
-typedef float pair __attribute__((vector_size(8)));
+typedef float quad __attribute__((vector_size(16)));
+typedef double doubles __attribute__((vector_size(16)));
+typedef int32_t quad_int __attribute__((vector_size(16)));
 enum { G = 8 };  // samples whose corners are worked out together
 typedef float vg __attribute__((vector_size(G * 4)));
 typedef int32_t vgi __attribute__((vector_size(G * 4)));
@@ -61,57 +56,109 @@ static inline void corners(const float *x, const float *y, const float *z, int r
     }
 }
 
-// Features of samples [from, to) of one level; from and to are multiples of G.
-static void encode_level(const float *table, int res, bool dense, uint32_t mask, const float *x,
-                         const float *y, const float *z, int64_t from, int64_t to, float *out) {
+enum { PIECE = 64 };  // samples worked out ahead of the reads: store and load then never meet
+
+struct Cells {  // rows and weights of a piece; both corners along x share one weight
+    alignas(64) uint32_t row[8][PIECE];  // where a level is dense, odd corners follow even ones
+    alignas(64) float side[4][PIECE], along[PIECE];
+};
+
+template <bool DENSE>
+static inline void work_out(const float *x, const float *y, const float *z, int many, int res,
+                            uint32_t mask, Cells &cells) {
     Corners c;
-    for (int64_t i = from; i < to; i += G) {
-        corners(x + i, y + i, z + i, res, dense, mask, c);
-#ifdef __AVX512F__
-        const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
-        __m512 sum = _mm512_setzero_ps();
-        for (int k = 0; k < 8; ++k) {
-            const __m512d rows = _mm512_mask_i32gather_pd(_mm512_setzero_pd(), 0xff, (__m256i)c.row[k], table, 8);
-            const __m512 w =
-                _mm512_maskz_permutexvar_ps(0xffff, twice, _mm512_castps256_ps512((__m256)c.weight[k]));
-            sum = _mm512_fmadd_ps(w, _mm512_castpd_ps(rows), sum);
-        }
-        _mm512_storeu_ps(out + 2 * i, sum);
-#else
-        for (int s = 0; s < G; ++s) {
-            pair sum = {};
-            for (int k = 0; k < 8; ++k) {
-                pair row;
-                memcpy(&row, table + 2 * (int64_t)c.row[k][s], 8);
-                sum += c.weight[k][s] * row;
-            }
-            memcpy(out + 2 * (i + s), &sum, 8);
-        }
-#endif
+    for (int g = 0; g < many; g += G) {
+        corners(x + g, y + g, z + g, res, DENSE, mask, c);
+        const vg f1 = 1.0f - c.frac[1], f2 = 1.0f - c.frac[2];
+        const vg w[4] = {f1 * f2, c.frac[1] * f2, f1 * c.frac[2], c.frac[1] * c.frac[2]};
+        for (int q = 0; q < 4; ++q) memcpy(cells.side[q] + g, &w[q], sizeof(vg));
+        for (int q = 0; q < 8; q += 1 + DENSE) memcpy(cells.row[q] + g, &c.row[q], sizeof(vg));
+        memcpy(cells.along + g, &c.frac[0], sizeof(vg));
     }
 }
 
-// grad[row] += weight * d over samples [0, n), in the order of the samples.
-static void scatter_level(float *grad, int res, bool dense, uint32_t mask, const float *x,
-                          const float *y, const float *z, int64_t n, const float *d, float scale) {
-    Corners c;
-    for (int64_t i = 0; i < n; i += G) {
-        corners(x + i, y + i, z + i, res, dense, mask, c);
-        const int many = n - i < G ? (int)(n - i) : (int)G;
+// Features of samples [from, to) of one level; from and to are multiples of G.
+template <bool DENSE>
+static void encode_cells(const float *table, int res, uint32_t mask, const float *x, const float *y,
+                         const float *z, int64_t from, int64_t to, float *out) {
+    Cells c;
+    for (int64_t i = from; i < to; i += PIECE) {
+        const int many = to - i < PIECE ? (int)(to - i) : (int)PIECE;
+        work_out<DENSE>(x + i, y + i, z + i, many, res, mask, c);
         for (int s = 0; s < many; ++s) {
-            pair ds;
-            memcpy(&ds, d + 2 * (i + s), 8);
+            quad sum = {};
+            for (int q = 0; q < 4; ++q) {
+                const float *at = table + 2 * (int64_t)c.row[2 * q][s];
+                if constexpr (DENSE) {
+                    quad both;
+                    memcpy(&both, at, 16);
+                    sum += c.side[q][s] * both;
+                } else {
+                    double near, far;
+                    memcpy(&near, at, 8);
+                    memcpy(&far, table + 2 * (int64_t)c.row[2 * q + 1][s], 8);
+                    sum += c.side[q][s] * (quad)doubles{near, far};
+                }
+            }
+            const quad upper = __builtin_shuffle(sum, quad_int{2, 3, 2, 3});
+            sum += c.along[s] * (upper - sum);
+            memcpy(out + 2 * (i + s), &sum, 8);
+        }
+    }
+}
+
+static void encode_level(const float *table, int res, bool dense, uint32_t mask, const float *x,
+                         const float *y, const float *z, int64_t from, int64_t to, float *out) {
+    if (dense)
+        encode_cells<true>(table, res, mask, x, y, z, from, to, out);
+    else
+        encode_cells<false>(table, res, mask, x, y, z, from, to, out);
+}
+
+// grad[row] += weight * d over samples [0, n), in the order of the samples; x, y, z and d are
+// readable up to the next multiple of G.
+template <bool DENSE>
+static void scatter_cells(float *grad, int res, uint32_t mask, const float *x, const float *y,
+                          const float *z, int64_t n, const float *d, float scale) {
+    Cells c;
+    for (int64_t i = 0; i < n; i += PIECE) {
+        const int many = n - i < PIECE ? (int)(n - i) : (int)PIECE;
+        work_out<DENSE>(x + i, y + i, z + i, many, res, mask, c);
+        for (int s = 0; s < many; ++s) {
+            const float *ds = d + 2 * (i + s);
             if (ds[0] == 0.0f && ds[1] == 0.0f) continue;
-            ds *= scale;
-            for (int k = 0; k < 8; ++k) {
-                float *at = grad + 2 * (int64_t)c.row[k][s];
-                pair g;
-                memcpy(&g, at, 8);
-                g += c.weight[k][s] * ds;
-                memcpy(at, &g, 8);
+            const float a = ds[0] * scale, b = ds[1] * scale, f = c.along[s];
+            const quad both = quad{a, b, a, b} * quad{1 - f, 1 - f, f, f};
+            for (int q = 0; q < 4; ++q) {
+                const quad add = c.side[q][s] * both;
+                float *near = grad + 2 * (int64_t)c.row[2 * q][s];
+                if constexpr (DENSE) {
+                    quad g;
+                    memcpy(&g, near, 16);
+                    g += add;
+                    memcpy(near, &g, 16);
+                } else {
+                    float *far = grad + 2 * (int64_t)c.row[2 * q + 1][s];
+                    double old;
+                    memcpy(&old, near, 8);
+                    const doubles first = (doubles)((quad)doubles{old, 0.0} + add);
+                    memcpy(near, &first, 8);
+                    memcpy(&old, far, 8);
+                    const doubles second = (doubles)(
+                        (quad)doubles{old, 0.0} + __builtin_shuffle(add, quad_int{2, 3, 2, 3}));
+                    memcpy(far, &second, 8);
+                }
             }
         }
     }
+}
+
+static void scatter_level(float *grad, int res, bool dense, uint32_t mask, const float *x,
+                          const float *y, const float *z, int64_t n, const float *d, float scale) {
+    if (dense)
+        scatter_cells<true>(grad, res, mask, x, y, z, n, d, scale);
+    else
+        scatter_cells<false>(grad, res, mask, x, y, z, n, d, scale);
 }
 
 // dx (3 arrays) += derivative of sum(features * d) of one level with respect to the position.

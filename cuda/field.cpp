@@ -93,9 +93,7 @@ void adam(float *p, float *g, float *mo, float *ve, int64_t n, float rate, const
         grad += decay * value;
         const vf m1 = a.beta1 * m + (1 - a.beta1) * grad;
         const vf v1 = a.beta2 * v + (1 - a.beta2) * grad * grad;
-        vf root = v1 * a.correct2;
-        for (int k = 0; k < VW; ++k) root[k] = __builtin_sqrtf(root[k]);
-        const vf moved = value - rate * (m1 * a.correct1) / (root + a.eps);
+        const vf moved = value - rate * (m1 * a.correct1) / (root(v1 * a.correct2) + a.eps);
         m = touched ? m1 : m;
         v = touched ? v1 : v;
         value = touched ? moved : value;
@@ -159,7 +157,7 @@ int32_t field_step(const Model *m, const Batch *b, const Adam *a, double *terms,
             const int ray = block * per_block, rays = std::min(per_block, b->rays - ray);
             const int64_t at = (int64_t)ray * S;
             gather_features(features, m->levels, n8, at, rays * S, k);
-            forward(m, b, ray, rays, k);
+            forward(m, b, ray, rays, true, k);
             memset(k.g_rgb, 0, sizeof k.g_rgb);
             memset(k.g_log_sigma, 0, sizeof k.g_log_sigma);
             for (int r = 0; r < rays; ++r)
@@ -248,7 +246,7 @@ int32_t field_render(const Model *m, const Batch *b, const float *quantiles, flo
         Block k;
         const int ray = block * per_block, rays = std::min(per_block, b->rays - ray);
         gather_features(features, m->levels, n8, (int64_t)ray * S, rays * S, k);
-        forward(m, b, ray, rays, k);
+        forward(m, b, ray, rays, false, k);
         for (int r = 0; r < rays; ++r) {
             float weight[NB];
             const int at = r * S;

@@ -40,6 +40,36 @@ struct FlushDenormals {
 
 static inline vf splat(float x) { return x - vf{}; }
 
+static inline vf load(const float *p) {
+    vf x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+static inline void store(float *p, vf x) { memcpy(p, &x, sizeof x); }
+
+// VW pairs of floats, scaled: the first of each, the second of each.
+static inline void apart(const float *pairs, float scale, vf &first, vf &second) {
+    vi even, odd;
+    for (int i = 0; i < VW; ++i) {
+        even[i] = 2 * i;
+        odd[i] = 2 * i + 1;
+    }
+    const vf a = load(pairs), b = load(pairs + VW);
+    first = scale * __builtin_shuffle(a, b, even);
+    second = scale * __builtin_shuffle(a, b, odd);
+}
+
+static inline void together(vf first, vf second, float *pairs) {
+    vi low, high;
+    for (int i = 0; i < VW; ++i) {
+        low[i] = i / 2 + (i & 1) * VW;
+        high[i] = low[i] + VW / 2;
+    }
+    store(pairs, __builtin_shuffle(first, second, low));
+    store(pairs + VW, __builtin_shuffle(first, second, high));
+}
+
 static inline vf root(vf x) {  // square root in every lane
     float a[VW];
     memcpy(a, &x, sizeof x);
@@ -66,6 +96,40 @@ static inline vf vexp(vf x) {
     p = p * r * r + r + 1.0f;
     vi bits = (((vi)t - (vi)magic) + 127) << 23;
     return p * (vf)bits;
+}
+
+// log in every lane, 2 ulp, of positive normal numbers; anything else gives NaN.
+static inline vf vlog(vf x) {
+    const vi bits = (vi)x, e = ((bits >> 23) & 255) - 126;
+    vf m = (vf)((bits & 0x007fffff) | 0x3f000000);  // in [1/2, 1)
+    const vi small = m < 0.707106781f;
+    vf n = __builtin_convertvector(e + small, vf);  // small is -1 where true
+    m = (small ? m + m : m) - 1.0f;
+    vf p = splat(7.0376836292e-2f);
+    p = p * m - 1.1514610310e-1f;
+    p = p * m + 1.1676998740e-1f;
+    p = p * m - 1.2420140846e-1f;
+    p = p * m + 1.4249322787e-1f;
+    p = p * m - 1.6668057665e-1f;
+    p = p * m + 2.0000714765e-1f;
+    p = p * m - 2.4999993993e-1f;
+    p = p * m + 3.3333331174e-1f;
+    const vf square = m * m;
+    const vf y = p * m * square - n * 2.12194440e-4f - 0.5f * square;
+    const vf found = m + y + n * 0.693359375f;
+    return (x > 0.0f) & (x < __builtin_inff()) ? found : splat(__builtin_nanf(""));
+}
+
+// Every lane the sum of itself and all lanes before it.
+template <int STEP = 1>
+static inline vf running(vf x) {
+    if constexpr (STEP == VW) {
+        return x;
+    } else {
+        vi from;  // lanes below STEP take a zero
+        for (int i = 0; i < VW; ++i) from[i] = i < STEP ? VW : i - STEP;
+        return running<2 * STEP>(x + __builtin_shuffle(x, vf{}, from));
+    }
 }
 
 // Y (M x NB) = W (M x K, row-major) X (K x NB).

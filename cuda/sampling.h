@@ -11,61 +11,82 @@ static inline void sample_ray(const Sampler *s, int r, int samples, const float 
                               const float *direction, const float *norm, const float *band,
                               const float *jitter, float *edges) {
     const FlushDenormals flush;
-    float weight[1024], cut[1025];
+    enum { MOST = 1024, ROOM = MOST + 2 * VW };  // bins; arrays are read in whole vectors
+    alignas(64) float cut[ROOM], weight[ROOM], p[ROOM], before[ROOM];
     const float *o = origin + 3 * r, *d = direction + 3 * r;
     float z0, z1;
     box_span(o, d, s->near_z, &z0, &z1);
-    const int K = std::min(s->bins, 1024), G3 = s->grid_res;
-    const float a = std::sqrt(z0), b = std::sqrt(z1);
-    for (int k = 0; k <= K; ++k) {
-        const float root = a + (b - a) * ((float)k / (float)K);
-        cut[k] = root * root;
+    const int K = std::min(s->bins, (int)MOST), G3 = s->grid_res;
+    const float a = std::sqrt(z0), b = std::sqrt(z1), step = (b - a) / (float)K;
+    vf lane;
+    for (int i = 0; i < VW; ++i) lane[i] = (float)i;
+    for (int k = 0; k <= K; k += VW) {  // bins even in sqrt z
+        const vf at = lane + (float)k, root = a + step * (at < (float)K ? at : splat((float)K));
+        store(cut + k, root * root);
     }
-    float depth = 0.0f;
-    for (int k = 0; k < K; ++k) {
-        const float z = 0.5f * (cut[k] + cut[k + 1]);
-        int64_t at = 0;
+    std::fill(cut + K + 1, cut + K + 1 + VW, cut[K]);
+    vf depth = {};
+    for (int k = 0; k < K; k += VW) {  // transmittance before each bin
+        const vf first = load(cut + k), next = load(cut + k + 1), z = 0.5f * (first + next);
+        vi at = {};
         for (int c = 0; c < 3; ++c) {
-            float p = (o[c] + z * d[c]) * (float)G3;
-            p = p > 0.0f ? p : 0.0f;
-            at = at * G3 + std::min((int)std::min(p, 1e6f), G3 - 1);
+            vf q = (o[c] + z * d[c]) * (float)G3;
+            q = q > 0.0f ? q : vf{};
+            q = q < (float)G3 ? q : splat((float)G3);
+            const vi i = __builtin_convertvector(q, vi);
+            at = at * G3 + (i < G3 ? i : vi{} + (G3 - 1));
         }
-        weight[k] = depth;
-        depth += s->grid[at] * (cut[k + 1] - cut[k]) * norm[r];
+        vf density;
+        for (int i = 0; i < VW; ++i) density[i] = s->grid[at[i]];
+        const vf here = density * (next - first) * norm[r], sum = running(here);
+        store(weight + k, vexp(here - sum - depth));
+        depth += sum[VW - 1];
     }
-    for (int k = 0; k < K; k += VW) {  // depth before each bin -> transmittance there
-        vf t = {};
-        for (int i = 0; i < VW && k + i < K; ++i) t[i] = -weight[k + i];
-        t = vexp(t);
-        for (int i = 0; i < VW && k + i < K; ++i) weight[k + i] = t[i];
+    const float last = std::exp(-depth[0]);  // spare bins have no length: depth ends at bin K
+    std::fill(weight + K, weight + K + VW, last);
+    for (int k = 0; k < K; k += VW) {  // what each bin takes
+        const vf taken = load(weight + k) - load(weight + k + 1);
+        store(p + 1 + k, taken > 0.0f ? taken : vf{});
     }
-    const float last = std::exp(-depth);
-    float sum = 0.0f, before = 0.0f;
-    for (int k = 0; k < K; ++k)
-        weight[k] = std::max(weight[k] - (k + 1 < K ? weight[k + 1] : last), 0.0f);
-    for (int k = 0; k < K; ++k) {  // the larger of itself and its neighbours
-        const float here = weight[k], next = k + 1 < K ? weight[k + 1] : 0.0f;
-        weight[k] = std::max(std::max(before, here), next);
-        before = here;
-        sum += weight[k];
+    p[0] = 0.0f;
+    std::fill(p + 1 + K, p + 1 + K + VW, 0.0f);
+    vf total = {};
+    for (int k = 0; k < K; k += VW) {  // the largest of itself and its neighbours
+        const vf l = load(p + k), m = load(p + k + 1), h = load(p + k + 2);
+        vf top = l > m ? l : m;
+        top = top > h ? top : h;
+        top = lane + (float)k < (float)K ? top : vf{};
+        store(weight + k, top);
+        total += running(top)[VW - 1];
     }
+    const float sum = total[0];
     const float even = sum > 1e-6f ? s->uniform_share : 1.0f;
     const float scale = sum > 1e-6f ? (1.0f - even) / sum : 0.0f;
     const bool banded = band && band[2 * r] < band[2 * r + 1];
     const int inner = samples - 1, in_band = banded ? (int)(s->band_share * inner) : 0;
     const int in_grid = inner - in_band;
+    // Edge j lies where the cumulated share reaches (j + jitter) / in_grid; start: first j of a bin.
+    int32_t start[ROOM], bin[NB + 1] = {};
+    vf cdf = {};
+    for (int k = 0; k < K; k += VW) {
+        const vf share = load(weight + k) * scale + even / (float)K, upto = running(share);
+        const vf low = upto - share + cdf;
+        store(p + k, share);
+        store(before + k, low);
+        vf first = low * (float)in_grid - jitter[r] + 1.0f;
+        first = first > 0.0f ? first : vf{};
+        first = first < (float)in_grid ? first : splat((float)in_grid);
+        const vi j = __builtin_convertvector(first, vi);
+        memcpy(start + k, &j, sizeof j);
+        cdf += upto[VW - 1];
+    }
+    start[0] = 0;
+    for (int k = 0; k < K; ++k) bin[start[k]] = k;
     float found[NB], *e = edges + (int64_t)r * (samples + 1);
-    float cdf = 0.0f;
-    int k = 0;
-    for (int j = 0; j < in_grid; ++j) {
+    for (int j = 0, k = 0; j < in_grid; ++j) {
+        k = std::max(k, bin[j]);
         const float want = ((float)j + jitter[r]) / (float)in_grid;
-        float p = weight[k] * scale + even / (float)K;
-        while (k < K - 1 && cdf + p < want) {
-            cdf += p;
-            ++k;
-            p = weight[k] * scale + even / (float)K;
-        }
-        const float f = std::min(std::max((want - cdf) / p, 0.0f), 1.0f);
+        const float f = p[k] > 0.0f ? std::min(std::max((want - before[k]) / p[k], 0.0f), 1.0f) : 0.0f;
         found[j] = cut[k] + f * (cut[k + 1] - cut[k]);
     }
     e[0] = z0;
