@@ -1,25 +1,32 @@
-"""Speed of the training and rendering core: kernels, torch twin, torch.compile, nerfstudio's grid.
+"""Speed of the training and rendering core: kernels, torch twin, torch.compile, nerfstudio.
 
-    python benchmarks/core.py [--pairs 5] [--rays 4096] [--samples 32] [--no-compile] [--json FILE]
+    python benchmarks/core.py [--pairs 7] [--rays 4096] [--samples 32] [--no-compile]
+                              [--nerfstudio FOLDER] [--json FILE]
 
-Same work for all: 12 levels x 2 features, tables of 2^17 rows, 32-wide nets, forward + backward +
-Adam (training) or forward to colour, depth and opacity (rendering). The contestants run interleaved
-in pairs with the kernels and the medians of the ratios are reported, because a shared machine can
-be three times slower from one minute to the next. nerfstudio's HashEncoding joins when it imports.
-The roofline beside it is measured in the same run: FMA peak and random 8-byte reads of one core.
+Same work for all: 12 levels x 2 features, tables of 2^17 rows, 32-wide nets; a training step is
+forward, backward and Adam, a rendering goes to colour, three depth quantiles and opacity. Each rival
+runs in pairs with the kernels, interleaved, and the median of the ratios counts: a shared machine
+can be three times slower from one minute to the next. The kernels run several times in a pair, so
+that both sides of it meet the same load.
+
+nerfstudio is its torch HashEncoding + MLP (+ spherical harmonics) in place of ours, with our
+compositing, losses and Adam. It needs no whole environment:
+
+    pip install --no-deps --target FOLDER nerfstudio==1.1.5 jaxtyping wadler-lindig
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import dataclasses
 import json
 import os
+import platform
+import re
 import statistics
-import subprocess
-import tempfile
+import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +34,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+import roofline
 import torch
 
 from endorecon.config import FieldConfig
@@ -35,33 +43,9 @@ from endorecon.field.hashgrid import encode
 from endorecon.field.nerf import NerfField
 from endorecon.field.twin import Rates, RayBatch
 
-MACS = 24 * 32 + 32 * 16 + 24 * 32 + 32 * 32 + 32 * 4  # both nets, one sample, forward
-FLOPS_TRAIN = 2 * MACS * 3  # forward, gradient of the input, gradient of the weights
-FLOPS_RENDER = 2 * MACS
-READS = 12 * 8  # random 8-byte reads a sample forward; as many read-modify-writes backward
-
-PROBE = r"""
-#include <chrono>
-#include <cstdint>
-#include <vector>
-typedef float v16 __attribute__((vector_size(64)));
-static double now() { using namespace std::chrono;
-  return duration<double>(steady_clock::now().time_since_epoch()).count(); }
-extern "C" double peak_gflops() {
-  v16 a[12]; for (auto &x : a) x = v16{} + 1.0f;
-  const v16 m = v16{} + 0.999999f, c = v16{} + 1e-7f;
-  double best = 0; for (int t = 0; t < 20; ++t) { double s = now();
-    for (int i = 0; i < 400000; ++i) for (auto &x : a) x = x * m + c;
-    double d = 400000.0 * 12 * 32 / (now() - s) * 1e-9; if (d > best) best = d; }
-  volatile float sink = 0; for (auto &x : a) sink = sink + x[0]; return best; }
-extern "C" double reads_per_us(int64_t bytes) {
-  const int64_t n = bytes / 8; std::vector<double> v(n, 1.0); double sum = 0, best = 0;
-  for (int t = 0; t < 10; ++t) { uint64_t r = 88172645463325252ull; double s = now();
-    for (int i = 0; i < 2000000; ++i) { r = r * 6364136223846793005ull + 1442695040888963407ull;
-      sum += v[(r >> 33) % n]; }
-    double d = 2.0 / (now() - s); if (d > best) best = d; }
-  volatile double sink = sum; (void)sink; return best; }
-"""
+QUANTILES = (0.16, 0.5, 0.84)
+RATES = Rates(1e-3, 2e-4, 1e-4, 100)
+Work = Callable[[], Any]
 
 
 def make_work(rays: int, samples: int) -> tuple[NerfField, RayBatch]:
@@ -85,6 +69,12 @@ def make_work(rays: int, samples: int) -> tuple[NerfField, RayBatch]:
     return field, batch
 
 
+def total(p: twin.Parameters, b: RayBatch) -> torch.Tensor:
+    """The loss of the twin."""
+    terms = twin.losses(b, twin.composite(p, b))
+    return terms["colour"] + terms["depth"] + terms["spread"]
+
+
 def train_by_twin(field: NerfField, batch: RayBatch, loss: Callable[..., Any]) -> None:
     """One step of the torch twin; `loss` may be compiled."""
     p, m = field.parameters, field.moments
@@ -94,165 +84,211 @@ def train_by_twin(field: NerfField, batch: RayBatch, loss: Callable[..., Any]) -
     grads = torch.autograd.grad(loss(p, batch), leaves)
     for t in leaves:
         t.requires_grad_(False)
-    r = Rates(1e-3, 2e-4, 1e-4, 100)
-    twin.adam(p.table, grads[0], m.table_m, m.table_v, r.table, r, True)
-    twin.adam(p.weights, grads[1], m.weights_m, m.weights_v, r.weights, r, False)
-    twin.adam(p.extras, grads[2], m.extras_m, m.extras_v, r.extras, r, False)
+    twin.adam(p.table, grads[0], m.table_m, m.table_v, RATES.table, RATES, True)
+    twin.adam(p.weights, grads[1], m.weights_m, m.weights_v, RATES.weights, RATES, False)
+    twin.adam(p.extras, grads[2], m.extras_m, m.extras_v, RATES.extras, RATES, False)
 
 
-def total(p: twin.Parameters, b: RayBatch) -> torch.Tensor:
-    """The loss of the twin."""
-    terms = twin.losses(b, twin.composite(p, b))
-    return terms["colour"] + terms["depth"] + terms["spread"]
+class Nerfstudio:
+    """nerfstudio's torch encoding and nets of the same shape, in the places of ours."""
+
+    def __init__(self, folder: Path | None) -> None:
+        if folder is not None:
+            sys.path.append(str(folder))
+            for name in ("viser", "viser.transforms"):  # imported for a type, never called here
+                sys.modules.setdefault(name, types.ModuleType(name))
+            vars(sys.modules["viser"])["transforms"] = sys.modules["viser.transforms"]
+        from nerfstudio.field_components.encodings import HashEncoding, SHEncoding
+        from nerfstudio.field_components.mlp import MLP
+
+        torchy = {"implementation": "torch"}
+        self.grid = HashEncoding(
+            num_levels=12, min_res=16, max_res=512, log2_hashmap_size=17, features_per_level=2,
+            **torchy,
+        )  # fmt: skip
+        self.sphere = SHEncoding(levels=3, **torchy)
+        self.density = MLP(24, 2, 32, out_dim=16, **torchy)
+        self.colour = MLP(24, 3, 32, out_dim=3, **torchy)
+        self.parameters = [
+            q for part in (self.grid, self.density, self.colour) for q in part.parameters()
+        ]
+        self.adam = torch.optim.Adam(self.parameters, lr=1e-3, eps=1e-15)
+
+    def density_net(self, p: twin.Parameters, x: torch.Tensor) -> tuple[Any, Any]:
+        out = self.density(self.grid(x))
+        shift, most = twin.LOG_SIGMA_SHIFT, twin.LOG_SIGMA_MAX
+        return (out[:, 0] + shift).clamp(max=most), out[:, 1:]
+
+    def colour_net(self, p: twin.Parameters, features: Any, view: torch.Tensor) -> torch.Tensor:
+        raw = self.colour(torch.cat([features, self.sphere(view)], 1))
+        return raw.clamp(twin.LOG_RGB_MIN, twin.LOG_RGB_MAX).exp()
+
+    def instead(self, work: Callable[[], Any]) -> Any:
+        """Run `work` with these nets in the twin."""
+        mine = twin.density_net, twin.colour_net
+        twin.density_net, twin.colour_net = self.density_net, self.colour_net
+        try:
+            return work()
+        finally:
+            twin.density_net, twin.colour_net = mine
+
+    def train(self, p: twin.Parameters, batch: RayBatch) -> None:
+        self.adam.zero_grad(set_to_none=True)
+        self.instead(lambda: total(p, batch)).backward()
+        self.adam.step()
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Seconds of one run."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def timed(work: Work, at_least: float = 0.0) -> float:
+    """Seconds of one run, averaged over as many as take `at_least` seconds."""
+    start, runs = time.perf_counter(), 0
+    while True:
+        work()
+        runs += 1
+        spent = time.perf_counter() - start
+        if spent >= at_least:
+            return spent / runs
 
 
-def nerfstudio_encoding() -> Any:
-    """nerfstudio's torch HashEncoding of the same shape, or the sentence why not."""
-    try:
-        from nerfstudio.field_components.encodings import HashEncoding
-    except Exception as error:  # it fails in many ways where torchvision or a driver is missing
-        return f"skipped: nerfstudio does not import here ({type(error).__name__}: {error})"
-    return HashEncoding(
-        num_levels=12, min_res=16, max_res=512, log2_hashmap_size=17, features_per_level=2,
-        implementation="torch",
-    )  # fmt: skip
+@dataclasses.dataclass
+class Told:
+    """Seconds and ratios to the kernels of one rival, pair by pair."""
 
+    seconds: list[float]
+    ratios: list[float]
 
-def roofline() -> dict[str, float]:
-    """FMA peak (GFLOP/s) and random reads in a 1 MB table (a microsecond) of one core."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, lib = Path(folder) / "probe.cpp", Path(folder) / "probe.so"
-        source.write_text(PROBE)
-        command = ["g++", "-O3", "-march=native", "-shared", "-fPIC", str(source), "-o", str(lib)]
-        subprocess.run(command, check=True)
-        probe = ctypes.CDLL(str(lib))
-        probe.peak_gflops.restype = probe.reads_per_us.restype = ctypes.c_double
-        return {
-            "peak_gflops_core": probe.peak_gflops(),
-            "reads_per_us_core": probe.reads_per_us(ctypes.c_int64(1 << 20)),
-        }
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.ratios)
 
 
 def interleave(
-    ours: Callable[[], Any], others: dict[str, Callable[[], Any]], pairs: int
-) -> tuple[float, dict[str, tuple[float, float]]]:
-    """Median seconds of ours; per rival: median seconds and median ratio of its pairs with ours."""
+    ours: Work, rivals: dict[str, Work], pairs: int
+) -> tuple[list[float], dict[str, Told]]:
+    """Seconds of ours in each pair, and what each rival took."""
     ours()
     mine: list[float] = []
-    seconds: dict[str, list[float]] = {k: [] for k in others}
-    ratios: dict[str, list[float]] = {k: [] for k in others}
+    told = {k: Told([], []) for k in rivals}
+    for work in rivals.values():
+        work()
     for _ in range(pairs):
-        for name, work in others.items():
-            a, b = timed(ours), timed(work)
+        for name, work in rivals.items():
+            a = timed(ours, 0.3)
+            b = timed(work)
             mine.append(a)
-            seconds[name].append(b)
-            ratios[name].append(b / a)
-    return statistics.median(mine), {
-        k: (statistics.median(seconds[k]), statistics.median(ratios[k])) for k in others
-    }
+            told[name].seconds.append(b)
+            told[name].ratios.append(b / a)
+    return mine, told
+
+
+def machine_name() -> str:
+    """Processor, cores and what the kernels can use of it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    name = re.search(r"^model name\s*:\s*(.*)$", text, re.M)
+    words = [w for w in ("avx2", "avx512f") if re.search(rf"^flags.*\b{w}\b", text, re.M)]
+    return f"{name[1] if name else platform.machine()}, {os.cpu_count()} cores, {' '.join(words)}"
+
+
+def load() -> str:
+    """Jobs that want the processor."""
+    return f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
 
 
 def main() -> None:
     """Run it and print the tables; the last lines are the verdict."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--rays", type=int, default=4096)
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--nerfstudio", type=Path, help="folder that holds the package")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     field, batch = make_work(args.rays, args.samples)
     n = args.rays * args.samples
-    print(field.kernels)
-    print(f"{args.rays} rays x {args.samples} samples, {torch.get_num_threads()} torch threads, ")
-    print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(f"{machine_name()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"{args.rays} rays x {args.samples} samples, {args.pairs} pairs; {field.kernels}")
+    print(f"load before: {load()}")
     if field.library is None:
         raise SystemExit("no kernels: nothing to compare")
     lib, p = field.library, field.parameters
-    rates = Rates(1e-3, 2e-4, 1e-4, 100)
-
-    def our_step() -> None:
-        native.step(lib, p, batch, field.moments, rates)
-
-    def our_render() -> None:
-        native.render(lib, p, batch, (0.16, 0.5, 0.84))
 
     @torch.no_grad()
     def twin_render(look: Callable[..., Any] = twin.composite) -> None:
         c = look(p, batch)
-        twin.quantile_depths(batch.edges, c.tau, (0.16, 0.5, 0.84))
+        twin.quantile_depths(batch.edges, c.tau, QUANTILES)
 
-    training: dict[str, Callable[[], Any]] = {
-        "torch eager": lambda: train_by_twin(field, batch, total)
-    }
-    rendering: dict[str, Callable[[], Any]] = {"torch eager": twin_render}
+    training: dict[str, Work] = {"torch eager": lambda: train_by_twin(field, batch, total)}
+    rendering: dict[str, Work] = {"torch eager": twin_render}
     if not args.no_compile:
-        fast = torch.compile(total)
+        fast, fast_look = torch.compile(total), torch.compile(twin.composite)
         first = timed(lambda: train_by_twin(field, batch, fast))
-        print(f"torch.compile: first training step took {first:.1f} s")
+        print(f"torch.compile: first training step {first:.1f} s, ", end="")
+        print(f"first rendering {timed(lambda: twin_render(fast_look)):.1f} s")
         training["torch.compile"] = lambda: train_by_twin(field, batch, fast)
-        fast_look = torch.compile(twin.composite)
-        with torch.no_grad():
-            print(f"torch.compile: first rendering {timed(lambda: twin_render(fast_look)):.1f} s")
         rendering["torch.compile"] = lambda: twin_render(fast_look)
-    rival = nerfstudio_encoding()
-    x = torch.rand(n, 3)
-    if isinstance(rival, str):
-        print(f"nerfstudio HashEncoding: {rival}")
+    try:
+        other = Nerfstudio(args.nerfstudio)
+    except Exception as error:  # it fails in many ways where a package or a driver is missing
+        print(f"nerfstudio: SKIPPED, it does not import here ({type(error).__name__}: {error})")
     else:
+        training["nerfstudio"] = lambda: other.train(p, batch)
+        rendering["nerfstudio"] = lambda: other.instead(twin_render)
+        compare_encodings(p, other, n, args.pairs)
 
-        def ns() -> None:
-            rival(x).sum().backward()
-
-        def own_twin() -> None:
-            p.table.requires_grad_(True)
-            encode(p.table, x, p.levels, p.scales).sum().backward()
-            p.table.requires_grad_(False)
-            p.table.grad = None
-
-        ours, told = interleave(own_twin, {"nerfstudio": ns}, args.pairs)
-        print(f"encoding alone, forward + backward: our twin {ours * 1e3:.0f} ms, "
-              f"nerfstudio {told['nerfstudio'][0] * 1e3:.0f} ms")  # fmt: skip
-
-    results: dict[str, Any] = {"rays": args.rays, "samples": args.samples, "pairs": args.pairs}
+    results: dict[str, Any] = {"machine": machine_name(), **vars(args), "load": os.getloadavg()[0]}
     verdict = []
+    spent = {}
     for kind, work, rivals in (
-        ("train", our_step, training), ("render", our_render, rendering),
+        ("train", lambda: native.step(lib, p, batch, field.moments, RATES), training),
+        ("render", lambda: native.render(lib, p, batch, QUANTILES), rendering),
     ):  # fmt: skip
-        ours, told = interleave(work, rivals, args.pairs)
-        print(f"\n{kind}: kernels {ours * 1e3:.1f} ms, {n / ours * 1e-6:.2f} M samples/s, "
-              f"{args.rays / ours * 1e-3:.1f} k rays/s")  # fmt: skip
-        for name, (seconds, ratio) in told.items():
-            print(f"  {name:14s} {seconds * 1e3:8.0f} ms, {n / seconds * 1e-6:.3f} M samples/s, "
-                  f"{args.rays / seconds * 1e-3:.2f} k rays/s, {ratio:.1f} x slower")  # fmt: skip
-        results[kind] = {"kernels_s": ours, "rivals": told}
-        verdict.append(f"{kind}: " + ", ".join(f"{r:.1f} x {k}" for k, (_, r) in told.items()))
-    roof = roofline()
-    cores = os.cpu_count() or 1
-    step, look = results["train"]["kernels_s"], results["render"]["kernels_s"]
-    flop_share = FLOPS_TRAIN * n / step * 1e-9 / (roof["peak_gflops_core"] * cores)
-    read_share = 2 * READS * n / step * 1e-6 / (roof["reads_per_us_core"] * cores)
-    peak, reads = roof["peak_gflops_core"], roof["reads_per_us_core"]
-    print(
-        f"\nroofline, one of {cores} cores: {peak:.0f} GFLOP/s, {reads:.0f} random reads/us in 1 MB"
-    )
-    print(f"  training: {FLOPS_TRAIN / 1e3:.1f} kFLOP, {READS} reads and {READS} updates a sample;")
-    print(f"    {flop_share:.0%} of the FMA peak, {read_share:.0%} of the read rate")
-    flop_look = FLOPS_RENDER * n / look * 1e-9 / (peak * cores)
-    read_look = READS * n / look * 1e-6 / (reads * cores)
-    print(f"  rendering: {FLOPS_RENDER / 1e3:.1f} kFLOP, {READS} reads a sample;")
-    print(f"    {flop_look:.0%} of the FMA peak, {read_look:.0%} of the read rate")
-    print(f"load after: {os.getloadavg()[0]:.1f}\n")
+        mine, told = interleave(work, rivals, args.pairs)
+        spent[kind] = min(mine)
+        ours = statistics.median(mine)
+        print(f"\n{kind}: kernels {ours * 1e3:.1f} ms (best {min(mine) * 1e3:.1f}), "
+              f"{n / ours * 1e-6:.2f} M samples/s, {args.rays / ours * 1e-3:.1f} k rays/s")  # fmt: skip
+        for name, t in told.items():
+            s = statistics.median(t.seconds)
+            print(f"  {name:14s} {s * 1e3:8.0f} ms, {n / s * 1e-6:.3f} M samples/s, "
+                  f"{args.rays / s * 1e-3:.2f} k rays/s, {t.ratio:.1f} x slower "
+                  f"({min(t.ratios):.1f}-{max(t.ratios):.1f})")  # fmt: skip
+        results[kind] = {"kernels_s": mine, **{k: vars(t) for k, t in told.items()}}
+        verdict.append(f"{kind}: " + ", ".join(f"{t.ratio:.1f} x {k}" for k, t in told.items()))
+    m = roofline.measure()
+    print(f"\nroofline of all cores, measured now: {m.flops * 1e-9:.0f} GFLOP/s, "
+          f"{m.reads * 1e-6:.0f} M random reads/s and {m.updates * 1e-6:.0f} M updates/s in 1 MB a "
+          f"thread, {m.streamed * 1e-9:.1f} GB/s streamed; the best run of the kernels counts")  # fmt: skip
+    # Adam reads and writes gradient, parameter and two moments of what it touches: here nearly all.
+    adam_bytes = 2 * 4 * 4 * p.table.numel()
+    for kind, seconds in spent.items():
+        print(roofline.report(kind, n, seconds, adam_bytes, m))
+    print(f"load after: {load()}\n")
     print("\n".join(verdict))
     if args.json:
-        args.json.write_text(json.dumps(results | roof, indent=1))
+        args.json.write_text(json.dumps(results | {"roofline": vars(m)}, indent=1, default=str))
+
+
+def compare_encodings(p: twin.Parameters, other: Nerfstudio, n: int, pairs: int) -> None:
+    """The eager twin's encoding beside nerfstudio's: the yardstick must not be a slow one."""
+    x = torch.rand(n, 3)
+
+    def own() -> None:
+        p.table.requires_grad_(True)
+        encode(p.table, x, p.levels, p.scales).sum().backward()
+        p.table.requires_grad_(False)
+        p.table.grad = None
+
+    def theirs() -> None:
+        other.grid(x).sum().backward()
+
+    mine, told = interleave(own, {"nerfstudio": theirs}, pairs)
+    t = told["nerfstudio"]
+    print(f"encoding alone, forward + backward: our twin {statistics.median(mine) * 1e3:.0f} ms, "
+          f"nerfstudio {statistics.median(t.seconds) * 1e3:.0f} ms, "
+          f"{t.ratio:.2f} x our twin")  # fmt: skip
 
 
 if __name__ == "__main__":
