@@ -71,19 +71,13 @@ def _kernels() -> Iterator[tuple[bool, str]]:
 
 
 def _tinycudann() -> Iterator[tuple[bool, str]]:
-    try:
-        import tinycudann
+    from endorecon.field import tcnn
 
-        yield True, f"tinycudann {getattr(tinycudann, '__version__', '')} is at hand (optional)"
-    except (ImportError, OSError):  # without a GPU its import raises EnvironmentError
-        yield (
-            True,
-            (
-                "tinycudann is not used (optional, needs a GPU and nvcc): "
-                "TCNN_CUDA_ARCHITECTURES=90 pip install --no-build-isolation "
-                '"git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch"'
-            ),
-        )
+    found = tcnn.find()
+    if isinstance(found, str):
+        yield True, f"tinycudann is not used (optional; needs a GPU and nvcc): {tcnn.INSTALL}"
+    else:
+        yield True, f"tinycudann {getattr(found, '__version__', '')} is at hand (optional)"
 
 
 def _libraries() -> Iterator[tuple[bool, str]]:

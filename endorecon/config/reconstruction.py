@@ -55,6 +55,8 @@ class FieldConfig:
 
     kind: str = "nerf"
     """Which field: a word of field.FIELDS."""
+    backend: str = "auto"
+    """What does its arithmetic: auto, kernels, tinycudann or torch; by name it serves or fails."""
     levels: int = 12
     """Levels of the hash grid, two features each."""
     log2_table: int = 17

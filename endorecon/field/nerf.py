@@ -7,6 +7,7 @@ undone at every door of this class: what goes in and comes out is in world units
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 
 import numpy as np
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from endorecon import kernels
 from endorecon.config import FieldConfig
-from endorecon.errors import InputRefused, NotEnoughInformation
-from endorecon.field import native, twin
+from endorecon.errors import EnvironmentFault, InputRefused, NotEnoughInformation, UsageError
+from endorecon.field import native, tcnn, twin
 from endorecon.field.hashgrid import level_scales, make_levels
 from endorecon.field.twin import Parameters, Rates, RayBatch
 from endorecon.scene import Views
 
 Array = NDArray[np.float64]
+BACKENDS = ("auto", "kernels", "tinycudann", "torch")
 
 
 class NerfField:
@@ -55,22 +57,57 @@ class NerfField:
             level_scales(levels.count, float(levels.count)),
         )
         p = self.parameters
+        self.library, p.nets, self._backend = self._choose()
+        if p.nets is not None:
+            p.table, p.weights = p.nets.table, p.nets.weights
         self.moments = native.Moments(
             *(torch.zeros_like(t) for t in (p.table, p.table, p.weights, p.weights)),
             *(torch.zeros_like(t) for t in (p.extras, p.extras)),
         )
         self.grid = torch.zeros((config.proposal,) * 3, device=device)
-        self.library = native.library(device) if native.fits(levels, config.samples) else None
 
     def _tensor(self, a: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(a)).to(self.device)
 
     @property
     def kernels(self) -> str:
-        """One sentence on what does the arithmetic."""
-        if self.library is None and not native.fits(self.parameters.levels, self.config.samples):
-            return "plain torch: the kernels do not serve this shape of the field"
-        return kernels.why("field", "cuda" if self.device.startswith("cuda") else "cpu")
+        """One sentence on what does the arithmetic, and why that."""
+        return self._backend
+
+    def _choose(self) -> tuple[ctypes.CDLL | None, tcnn.TinyCuda | None, str]:
+        """Who does the arithmetic (config.backend), and one sentence on it.
+
+        auto: our kernels, which fuse the whole step; where they cannot be had, tiny-cuda-nn on a
+        GPU, else plain torch. Whoever is asked for by name serves or raises EnvironmentFault.
+        """
+        word, cuda = self.config.backend, self.device.startswith("cuda")
+        if word not in BACKENDS:
+            raise UsageError(f"there is no backend {word!r}", f"choose {', '.join(BACKENDS)}")
+        if word == "torch":
+            return None, None, "plain torch, as asked for by field.backend"
+        library, reason = None, "the kernels do not serve this shape of the field"
+        if word != "tinycudann":
+            if native.fits(self.parameters.levels, self.config.samples):
+                library = native.library(self.device)
+                reason = kernels.why("field", "cuda" if cuda else "cpu")
+            if library is not None:
+                return library, None, reason
+            if word == "kernels":
+                raise EnvironmentFault(
+                    f"kernels are asked for but {reason}", "mend that or set field.backend to auto"
+                )
+        serves = self.device.split(":")[0] in tcnn.DEVICES
+        found = tcnn.find() if serves else "it runs on CUDA devices only"
+        if not isinstance(found, str):
+            nets = tcnn.TinyCuda(found, self.config, self.seed, self.device)
+            extra = "" if word == "tinycudann" else f" ({reason})"
+            return None, nets, f"tiny-cuda-nn does the nets, torch the rest{extra}"
+        if word == "tinycudann":
+            raise EnvironmentFault(
+                f"tinycudann is asked for but cannot be used: {found}",
+                f"install it: {tcnn.INSTALL}",
+            )
+        return None, None, f"plain torch: {reason}"
 
     def open_levels(self, count: float) -> None:
         """Let the `count` coarsest levels (a fraction opens one in part) speak and learn."""
@@ -152,9 +189,11 @@ class NerfField:
         G = self.config.proposal
         rng = np.random.default_rng([self.seed, self.step, 1])
         axis = np.arange(G, dtype=np.float32)
-        cells = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-        cells += rng.random(cells.shape, dtype=np.float32)
-        fresh = self._density(self._tensor(cells / np.float32(G))).view(G, G, G)
+        cells = rng.random((G, G, G, 3), dtype=np.float32)  # a place in each cell
+        for k, shape in enumerate(((G, 1, 1), (1, G, 1), (1, 1, G))):
+            cells[..., k] += axis.reshape(shape)
+        cells /= np.float32(G)
+        fresh = self._density(self._tensor(cells.reshape(-1, 3))).view(G, G, G)
         self.grid = torch.maximum(self.grid * keep, fresh)
 
     @torch.no_grad()

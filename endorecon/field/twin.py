@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from endorecon.field.hashgrid import Levels, encode
+from endorecon.field.tcnn import TinyCuda
 
 # Layout of the flat weight vector (cuda/hashmlp.h): rows x columns of each matrix.
 IN, HID, OUT, RGB = 24, 32, 16, 4
@@ -38,6 +39,7 @@ class Parameters:
     near_light: bool
     response: float
     scales: tuple[float, ...]  # weight of each level (hashgrid.level_scales)
+    nets: TinyCuda | None = None  # who works the nets out instead of the lines below
 
 
 @dataclass
@@ -91,19 +93,27 @@ def harmonics(v: Tensor) -> Tensor:
 
 def density_net(p: Parameters, x: Tensor) -> tuple[Tensor, Tensor]:
     """Log density (n,) and 15 features (n, 15) at points (n, 3) of the box."""
-    w1, w2, *_ = split_weights(p.weights)
-    feature = encode(p.table, x, p.levels, p.scales)
-    if feature.shape[1] < IN:
-        feature = torch.nn.functional.pad(feature, (0, IN - feature.shape[1]))
-    out = torch.relu(feature @ w1.T) @ w2.T
-    return (out[:, 0] + LOG_SIGMA_SHIFT).clamp(max=LOG_SIGMA_MAX), out[:, 1:]
+    if p.nets is not None:
+        raw, features = p.nets.density(p, x)
+    else:
+        w1, w2, *_ = split_weights(p.weights)
+        feature = encode(p.table, x, p.levels, p.scales)
+        if feature.shape[1] < IN:
+            feature = torch.nn.functional.pad(feature, (0, IN - feature.shape[1]))
+        out = torch.relu(feature @ w1.T) @ w2.T
+        raw, features = out[:, 0], out[:, 1:]
+    return (raw + LOG_SIGMA_SHIFT).clamp(max=LOG_SIGMA_MAX), features
 
 
 def colour_net(p: Parameters, features: Tensor, view: Tensor) -> Tensor:
     """Radiance (n, 3) at one reference depth from the light, seen along `view` (n, 3)."""
-    _, _, a1, a2, a3 = split_weights(p.weights)
-    h = torch.relu(torch.cat([features, harmonics(view)], 1) @ a1.T)
-    raw = (torch.relu(h @ a2.T) @ a3.T)[:, :3]
+    inputs = torch.cat([features, harmonics(view)], 1)
+    if p.nets is not None:
+        raw = p.nets.colour(p, inputs)
+    else:
+        _, _, a1, a2, a3 = split_weights(p.weights)
+        h = torch.relu(inputs @ a1.T)
+        raw = (torch.relu(h @ a2.T) @ a3.T)[:, :3]
     return raw.clamp(LOG_RGB_MIN, LOG_RGB_MAX).exp()
 
 
