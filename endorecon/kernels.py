@@ -3,8 +3,10 @@
 `load("field")` gives a ctypes.CDLL built from cuda/field.cpp by the C++ compiler (`CXX`, else g++),
 `load("field", "cuda")` the one built from cuda/field.cu by nvcc; None when that is not possible,
 and `why(name)` is then the reason in one sentence. A library is named by the hash of its source, of
-the headers of cuda/ that it includes, of the flags, the compiler's version and the processor, so
-that old code can never run in silence. A failed build is remembered under the same name.
+the headers of cuda/ that it includes, of the flags, the compiler's file and the processor, so that
+old code can never run in silence, and a cache shared by different machines serves each with its own
+build: that is the dispatch between AVX-512, AVX2, NEON and plain code. A failed build is remembered
+under the same name.
 
 Environment: ENDORECON_KERNELS = auto (default) | off | require; ENDORECON_CACHE = cache folder.
 Flags: no -ffast-math (it drops NaN checks and, with several threads, repeatability); the two flags
@@ -188,7 +190,7 @@ def _open(name: str, machine: Machine) -> ctypes.CDLL:
         raise _Impossible(f"there is no source {source.name} in cuda/")
     compiler, flags, processor = _compiler(machine)
     digest = hashlib.sha256()
-    for part in (_version(compiler), processor, platform.platform(), *flags):
+    for part in (_identity(compiler), processor, platform.platform(), *flags):
         digest.update(part.encode() + b"\0")
     for path in sources(source):
         digest.update(path.read_bytes() + b"\0")
@@ -205,12 +207,14 @@ def _open(name: str, machine: Machine) -> ctypes.CDLL:
         raise _Impossible(f"the library does not load ({error})") from error
 
 
-def _version(compiler: str) -> str:
+def _identity(compiler: str) -> str:
+    """What tells one compiler from another without starting it, which takes longer than a load."""
     try:
-        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _Impossible("the compiler does not start") from error
-    return f"{compiler} {done.returncode} {done.stdout}"
+        real = Path(compiler).resolve()
+        found = real.stat()
+    except OSError as error:
+        raise _Impossible(f"the compiler cannot be read ({error.strerror})") from error
+    return f"{real} {found.st_size} {found.st_mtime_ns}"
 
 
 def _build(library: Path, command: list[str]) -> None:

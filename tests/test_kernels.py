@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +45,64 @@ def test_a_kernel_is_built_once_and_loads_quickly_afterwards(house: Path) -> Non
     assert "in use" in kernels.why("toy")
 
 
+@pytest.mark.slow
+def test_the_real_kernels_build_in_seconds_and_load_in_milliseconds(tmp_path: Path) -> None:
+    env = {**os.environ, "ENDORECON_CACHE": str(tmp_path)}
+    code = (
+        "import time; from endorecon import kernels\n"
+        "for name in ('field', 'sweep', 'tsdf'):\n"
+        "    start = time.perf_counter(); found = kernels.load(name)\n"
+        "    print(time.perf_counter() - start); assert found is not None, kernels.why(name)\n"
+    )
+
+    def run() -> list[float]:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        return [float(x) for x in done.stdout.split()]
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    run()
+    # CPU seconds of all three together: the wall clock is that of whoever else works here
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 30.0
+    loads = [run() for _ in range(5)]
+    assert all(min(each) < 0.05 for each in zip(*loads)), loads
+
+
+def test_a_changed_compiler_builds_a_new_library(
+    house: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapper = house / "cxx"
+    monkeypatch.setenv("CXX", str(wrapper))
+    for word in ("one", "other"):
+        wrapper.write_text(f'#!/bin/sh\n# {word}\nexec g++ "$@"\n')
+        wrapper.chmod(0o755)
+        kernels._loaded.clear()
+        assert kernels.load("toy") is not None
+    assert len(list((house / "cache" / "kernels").glob("*.so"))) == 2
+
+
+def test_a_build_that_is_killed_leaves_nothing_that_hinders(house: Path) -> None:
+    """The lock goes with its owner; a half-written library is never found."""
+    wrapper = house / "cxx"
+    wrapper.write_text(f"#!/bin/sh\ntouch {house}/started; sleep 30\n")
+    wrapper.chmod(0o755)
+    code = (
+        "from pathlib import Path; from endorecon import kernels\n"
+        f"kernels.source_dir = lambda: Path({str(house / 'cuda')!r})\nkernels.load('toy')\n"
+    )
+    env = {**os.environ, "CXX": str(wrapper)}
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, start_new_session=True)
+    end = time.monotonic() + 30
+    while not (house / "started").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(30)
+    wrapper.write_text('#!/bin/sh\nexec g++ "$@"\n')
+    library = kernels.load("toy")
+    assert library is not None and library.add(2, 3) == 5
+
+
 def test_a_change_in_an_included_header_builds_a_new_library(house: Path) -> None:
     assert kernels.load("toy") is not None
     kernels._loaded.clear()
@@ -73,14 +133,14 @@ def test_without_a_compiler_there_is_a_sentence(
 
 def test_a_broken_compiler_runs_once(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = house / "cxx"
-    fake.write_text(f"#!/bin/sh\necho x >> {house}/calls\n[ $1 = --version ] || exit 3\n")
+    fake.write_text(f"#!/bin/sh\necho x >> {house}/calls\nexit 3\n")
     fake.chmod(0o755)
     monkeypatch.setenv("CXX", str(fake))
     for _ in range(2):
         kernels._loaded.clear()
         assert kernels.load("toy") is None
-    # two questions for the version, one attempt to build
-    assert len((house / "calls").read_text().splitlines()) == 3
+    assert len((house / "calls").read_text().splitlines()) == 1
+    assert "remembered" in kernels.why("toy")
 
 
 def test_off_means_off_and_a_wrong_word_is_an_error(
@@ -96,10 +156,7 @@ def test_off_means_off_and_a_wrong_word_is_an_error(
 
 def test_two_processes_at_once_build_once(house: Path) -> None:
     wrapper = house / "cxx"
-    wrapper.write_text(
-        f"#!/bin/sh\n[ $1 = --version ] || {{ echo x >> {house}/builds; sleep 1; }}\n"
-        'exec g++ "$@"\n'
-    )
+    wrapper.write_text(f'#!/bin/sh\necho x >> {house}/builds; sleep 1\nexec g++ "$@"\n')
     wrapper.chmod(0o755)
     code = (
         "from pathlib import Path; from endorecon import kernels\n"
