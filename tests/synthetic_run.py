@@ -59,7 +59,7 @@ def make_ct(
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in size), indexing="ij"), -1)
     f = anatomy(grid * voxel + start, seed, opened)
     gradient = np.sqrt(sum(np.gradient(f, voxel, axis=k) ** 2 for k in range(3)))
-    share = np.clip(f / np.maximum(gradient, 0.3) / voxel + 0.6 / 1.04, 0, 1)  # 0 HU-step at f = 0
+    share = np.clip(f / np.maximum(gradient, 0.3) / voxel + 0.5, 0, 1)  # half way at f = 0
     hu = -1000.0 + 1040.0 * share
     hu = hu + np.random.default_rng(seed).normal(0, noise, hu.shape)
     affine = np.diag([voxel] * 3 + [1.0])

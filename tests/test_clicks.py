@@ -11,6 +11,7 @@ from synthetic_run import correlated, distort, look_at
 
 from endorecon.errors import InputRefused
 from endorecon.evaluate import clicks as ck
+from endorecon.evaluate import lifting as lf
 from endorecon.evaluate import measure
 from endorecon.evaluate.observers import with_observers
 from endorecon.evaluate.statistics import share_with_interval
@@ -22,10 +23,10 @@ PINHOLE = Camera(240, 180, 150.0, 150.0, 120.0, 90.0)
 RADIUS = 18.0  # the scene: inside of a sphere about the origin
 
 
-def sphere_depth(pose: np.ndarray) -> np.ndarray:
+def sphere_depth(pose: np.ndarray, radius: float = RADIUS) -> np.ndarray:
     d = rays(pixel_grid(PINHOLE.width, PINHOLE.height), PINHOLE.K) @ pose[:3, :3].T
     o = pose[:3, 3]
-    a, b, c = (d * d).sum(-1), d @ o, o @ o - RADIUS**2
+    a, b, c = (d * d).sum(-1), d @ o, o @ o - radius**2
     return (-b + np.sqrt(b * b - a * c)) / a
 
 
@@ -102,7 +103,7 @@ def test_exact_clicks_are_lifted_exactly_with_and_without_depth() -> None:
     poses, depths = scene(1, 0.0)
     p = points(1, 10)
     for maps in (depths, {}):
-        lifted, _ = ck.lift(click(p, poses, 0.0, 1, 0), SOURCE, poses, maps, 1.0)
+        lifted, _ = lf.lift(click(p, poses, 0.0, 1, 0), SOURCE, poses, maps, 1.0)
         found = np.array([x.xyz for x in lifted])
         assert np.abs(found - p).max() < 2e-3
 
@@ -113,7 +114,7 @@ def test_noise_of_clicks_and_depth_is_estimated_from_the_residuals() -> None:
         k: DepthMap(d.z, d.sigma / 3, d.trust, d.K, d.world_from_camera, k)
         for k, d in depths.items()
     }
-    _, noise = ck.lift(click(points(2, 40), poses, 1.7, 3, 2), SOURCE, poses, louder, 1.0)
+    _, noise = lf.lift(click(points(2, 40), poses, 1.7, 3, 2), SOURCE, poses, louder, 1.0)
     assert noise.click_px == pytest.approx(1.7, rel=0.12)
     assert 1.8 < noise.depth_factor < 4.5  # the maps claimed a third of their noise
 
@@ -123,7 +124,7 @@ def test_intervals_of_distances_hold_the_truth_in_95_percent_of_pooled_cases() -
     for seed in range(14):
         poses, depths = scene(seed, 0.08)
         p = points(seed, 20)
-        lifted, _ = ck.lift(click(p, poses, 1.2, 2, seed), SOURCE, poses, depths, 1.0)
+        lifted, _ = lf.lift(click(p, poses, 1.2, 2, seed), SOURCE, poses, depths, 1.0)
         rng = np.random.default_rng(seed)
         log_scale = 0.002 * rng.normal()  # the scale is wrong by what its sigma says
         for r in range(2):
@@ -144,12 +145,36 @@ def test_intervals_of_distances_hold_the_truth_in_95_percent_of_pooled_cases() -
     assert np.median(width) < 0.5
 
 
+def test_an_error_that_all_depth_maps_share_is_corrected_by_the_rays_of_all_sessions() -> None:
+    poses, depths = scene(5, 0.05)
+    wrong = {  # the whole surface lies 0.5 mm too deep; the maps agree with each other perfectly
+        k: DepthMap(sphere_depth(poses[k], RADIUS + 0.5), d.sigma, d.trust, d.K, poses[k], k)
+        for k, d in depths.items()
+    }
+    p = points(5, 16)
+    few = [c for c in click(p, poses, 0.6, 6, 5) if c.repeat == 0]
+    many = click(p, poses, 0.6, 6, 5)
+    error, spread = {}, {}
+    for name, clicks in (("few", few), ("many", many)):
+        lifted, noise = lf.lift(clicks, SOURCE, poses, wrong, 0.6)
+        away = np.array([x.xyz - p[int(x.landmark[1:])] for x in lifted])
+        error[name] = float(np.sqrt((away**2).sum(1).mean()))
+        deviation = np.array([np.sqrt(np.trace(x.covariance)) for x in lifted])
+        spread[name] = float(np.median(deviation))
+        assert (np.linalg.norm(away, axis=1) < 3.5 * deviation).mean() > 0.95
+    assert noise.depth_factor < 0.3 and noise.depth_common > 2.0
+    assert error["many"] < 0.3 and error["many"] < 0.9 * error["few"]
+    x = next(x for x in lifted if x.landmark == "P0")
+    own = np.linalg.eigvalsh(x.covariance - x.shared)
+    assert (own > -1e-12).all() and np.trace(x.shared) > 0
+
+
 def test_a_click_in_a_wrong_frame_is_found_out() -> None:
     poses, depths = scene(3, 0.05)
     clicks = click(points(3, 12), poses, 1.0, 2, 3)
     bad = clicks[0]
     clicks[0] = ck.Click(bad.observer, bad.repeat, bad.landmark, bad.frame, bad.u + 60, bad.v - 40)
-    lifted, noise = ck.lift(clicks, SOURCE, poses, depths, 1.0)
+    lifted, noise = lf.lift(clicks, SOURCE, poses, depths, 1.0)
     status = {(x.landmark, x.repeat): x.status for x in lifted}
     assert status[bad.landmark, 0] == "clicks in different frames disagree"
     assert sum(s != "ok" for s in status.values()) == 1 and noise.click_px < 2.5
@@ -158,13 +183,13 @@ def test_a_click_in_a_wrong_frame_is_found_out() -> None:
 def test_single_clicks_need_depth_and_foreign_frames_are_refused() -> None:
     poses, depths = scene(4, 0.05)
     one = click(points(4, 1), poses, 0.5, 1, 4)[:1]
-    assert ck.lift(one, SOURCE, poses, depths, 1.0)[0][0].status == "ok"
-    assert "seen once" in ck.lift(one, SOURCE, poses, {}, 1.0)[0][0].status
+    assert lf.lift(one, SOURCE, poses, depths, 1.0)[0][0].status == "ok"
+    assert "seen once" in lf.lift(one, SOURCE, poses, {}, 1.0)[0][0].status
     with pytest.raises(InputRefused, match="listed as kept"):
-        ck.lift(one, SOURCE, {99: poses[0]}, {}, 1.0)
+        lf.lift(one, SOURCE, {99: poses[0]}, {}, 1.0)
 
 
-def sessions(habit: float, hand: float, seed: int) -> list[ck.Lifted]:
+def sessions(habit: float, hand: float, seed: int) -> list[lf.Lifted]:
     """Three observers x four repeats on 30 landmarks in the plane z = 0; hand noise is known."""
     rng = np.random.default_rng(seed)
     out = []
@@ -174,7 +199,7 @@ def sessions(habit: float, hand: float, seed: int) -> list[ck.Lifted]:
             for r in range(4):
                 shift = mine + np.append(rng.normal(0, habit / 2, 2), 0)
                 xyz = np.array([k, 0, 0]) + shift + rng.normal(0, hand, 3)
-                out.append(ck.Lifted(f"O{o}", r, f"P{k}", xyz, hand**2 * np.eye(3), 3, "ok"))
+                out.append(lf.Lifted(f"O{o}", r, f"P{k}", xyz, hand**2 * np.eye(3), 3, "ok"))
     return out
 
 

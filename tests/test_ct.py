@@ -14,7 +14,7 @@ import pytest
 from endorecon.errors import EndoreconError, InputRefused, UsageError
 from endorecon.geometry import apply, compose
 from endorecon.io import dicom
-from endorecon.io.ct import CtVolume, ct_surface, read_ct, read_ct_surface, write_ct
+from endorecon.io.ct import CtVolume, ct_surface, edge_hu, read_ct, read_ct_surface, write_ct
 
 CANARY = "DOE^JANE"
 
@@ -85,6 +85,28 @@ def test_the_surface_is_sub_voxel_and_its_normals_point_to_air() -> None:
     c, middle = m.vertices[m.faces], m.vertices.mean(0)
     normal = np.cross(c[:, 1] - c[:, 0], c[:, 2] - c[:, 0])
     assert (np.einsum("ni,ni->n", normal, middle - c.mean(1)) > 0).mean() > 0.999
+
+
+@pytest.mark.parametrize(("behind", "half"), [(40.0, -480.0), (900.0, -50.0)])
+def test_the_surface_of_a_blurred_border_lies_where_its_edge_is_steepest(
+    behind: float, half: float
+) -> None:
+    from scipy.ndimage import gaussian_filter
+
+    n, fine = 96, 0.25  # a ball of air, 8 mm, blurred by 0.4 mm, then sampled at 0.75 mm
+    grid = np.stack(np.meshgrid(*[np.arange(n) * fine] * 3, indexing="ij"), -1)
+    away = np.linalg.norm(grid - grid.reshape(-1, 3).mean(0), axis=-1) - 8.0
+    hu = np.where(away < 0, -1000.0, behind)
+    hu = gaussian_filter(hu, 0.4 / fine)[::3, ::3, ::3]
+    hu = hu + np.random.default_rng(0).normal(0, 15, hu.shape)
+    ct = CtVolume(hu.astype(np.float32), np.diag([0.75, 0.75, 0.75, 1.0]), 0.75, "", "x")
+    found = edge_hu(ct)
+    assert abs(found - half) < 0.05 * (behind + 1000)
+    surface, _ = ct_surface(ct, found, None, 0.5)
+    centre = grid.reshape(-1, 3).mean(0)
+    assert abs(np.linalg.norm(surface.vertices - centre, axis=1).mean() - 8.0) < 0.1
+    with pytest.raises(InputRefused, match="borders on air"):
+        edge_hu(CtVolume(np.full((9, 9, 9), 40.0, np.float32), np.eye(4), 1.0, "", "x"))
 
 
 def test_a_region_of_interest_cuts_without_moving_and_islands_go() -> None:

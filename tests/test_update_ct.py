@@ -31,7 +31,7 @@ def test_what_was_opened_agrees_with_the_ct_after_surgery(case: tuple) -> None: 
     from scipy.ndimage import binary_opening
 
     before, after, surface, depths, T = case
-    found = update_ct(before, depths, surface, T, EvaluateConfig())
+    found = update_ct(before, depths, surface, T, -400.0, EvaluateConfig())
     truth = binary_opening((before.hu > -400) & (after.hu <= -400))
     assert dice(found.opened, truth) > 0.9
     a, b = (ct_surface(v, -400.0, None, 0.02)[0] for v in (found.volume, after))
@@ -44,12 +44,12 @@ def test_what_was_opened_agrees_with_the_ct_after_surgery(case: tuple) -> None: 
 @pytest.mark.slow
 def test_nothing_but_the_opened_region_changes_and_nothing_is_filled(case: tuple) -> None:  # type: ignore[type-arg]
     before, after, surface, depths, T = case
-    found = update_ct(before, depths, surface, T, EvaluateConfig())
+    found = update_ct(before, depths, surface, T, -400.0, EvaluateConfig())
     changed = found.volume.hu != before.hu
     assert (found.volume.hu <= before.hu).all()
     assert changed.mean() < 0.03
     assert found.opened_mm3 == pytest.approx(found.opened.sum() * 0.125)
-    same = update_ct(after, depths, surface, T, EvaluateConfig())  # already up to date
+    same = update_ct(after, depths, surface, T, -400.0, EvaluateConfig())  # already up to date
     assert same.opened_mm3 < 0.03 * found.opened_mm3
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class EvaluateConfig:
     """Registration and measurement against CT."""
 
-    air_hu: float = -400.0
-    """Iso-value of the CT surface; -400 is air to tissue, about 250 is bone."""
+    air_hu: float | None = None
+    """Iso-value of the CT surface; about 250 is bone. When not given, where this CT's borders of
+    air are steepest: half way between air and what is behind, about -480 for tissue."""
     margin_mm: float = 1.0
     """TOST equivalence margin of the summary; 0.625 and 0.5 mm are tested beside it."""
     roi_margin_mm: float = 12.0

@@ -1,18 +1,13 @@
-"""Clicks in video frames, lifted to 3D with their covariance.
+"""Clicks in video frames: the file, their rays, and the depth map's tangent plane under them.
 
-A click (frame, u, v) is a pixel of the SOURCE video, pixel centres at .5, distortion and all. It
-becomes a ray of that frame's camera; the rays of several frames and the local tangent plane of
-each frame's depth map are combined by least squares. A plane, not a depth: the plane does not move
-when the click does, so both errors are independent. Click noise (px) and a factor on the depth
-maps' own sigma are estimated from the residuals by variance components (Helmert; hat-matrix trace
-for the lost degrees of freedom), so that intervals do not rest on assumed noise.
+A click (frame, u, v) is a pixel of the SOURCE video, pixel centres at .5, distortion and all. How
+rays and planes become a point with a covariance is lifting.py's matter.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +16,11 @@ from numpy.typing import NDArray
 
 from endorecon.errors import InputRefused
 from endorecon.geometry import rays
-from endorecon.scene import Camera, DepthMap, Landmarks, Space, Unit
+from endorecon.scene import Camera, DepthMap
 
 Array = NDArray[Any]
 COLUMNS = ("observer", "repeat", "landmark", "frame", "u", "v")
 _WINDOW = 4  # half width in depth-map pixels of the local fit
-_CONTRADICTS = 4.5  # residual of a plane in sigmas that throws it out
-_PRIOR = 4.0  # pseudo-observations that hold estimated noise near its assumed value
 
 
 @dataclass(frozen=True)
@@ -40,29 +33,6 @@ class Click:
     frame: int
     u: float
     v: float
-
-
-@dataclass(frozen=True)
-class Lifted:
-    """One landmark by one observer in one repeat: where, how surely, from how many frames."""
-
-    observer: str
-    repeat: int
-    landmark: str
-    xyz: Array  # (3,) in the run's space and unit
-    covariance: Array  # (3, 3)
-    frames: int
-    status: str  # "ok", or why there is no point
-    shared: Array = field(default_factory=lambda: np.zeros((3, 3)))  # part that repeats share
-
-
-@dataclass(frozen=True)
-class Noise:
-    """What the residuals say: click noise in source pixels, factor on the depth maps' sigma."""
-
-    click_px: float
-    depth_factor: float
-    clicks: int
 
 
 def read_clicks(path: Path) -> list[Click]:
@@ -123,16 +93,6 @@ def _undistort(uv: Array, camera: Camera) -> Array:
     return cv2.undistortPoints(points, camera.K, D, criteria=stop).reshape(-1, 2)
 
 
-@dataclass(frozen=True)
-class _Sight:
-    """One click as observations of its landmark."""
-
-    pose: Array  # world_from_camera
-    ray: Array  # (3,) z = 1, camera axes
-    whiten: Array  # (2, 2): normalised plane -> source pixels
-    plane: tuple[Array, Array, float] | None  # point, normal (world), sigma along the normal
-
-
 def local_plane(depth: DepthMap, ray: Array) -> tuple[Array, Array, float] | None:
     """Tangent plane (point, unit normal, sigma) of a depth map where a camera ray meets it.
 
@@ -177,191 +137,3 @@ def local_plane(depth: DepthMap, ray: Array) -> tuple[Array, Array, float] | Non
     sigma *= abs(float(n @ ray))
     R, t = depth.world_from_camera[:3, :3], depth.world_from_camera[:3, 3]
     return R @ (z0 * ray) + t, R @ n, max(sigma, 1e-9 * z0)
-
-
-def lift(
-    clicks: list[Click],
-    camera: Camera,
-    poses: Mapping[int, Array],
-    depths: Mapping[int, DepthMap],
-    assumed_px: float,
-) -> tuple[list[Lifted], Noise]:
-    """Lift clicks to 3D in the run's space.
-
-    camera: intrinsics of the SOURCE video; poses: frame_index -> world_from_camera (4, 4) in
-    OpenCV axes; depths: frame_index -> DepthMap, where there is one. Raises InputRefused when no
-    click lies in a frame of the run.
-    """
-    groups: dict[tuple[str, int, str], list[Click]] = {}
-    for click in clicks:
-        groups.setdefault((click.observer, click.repeat, click.landmark), []).append(click)
-    directions, jacobians = source_rays(np.array([[c.u, c.v] for c in clicks]), camera)
-    place = {id(click): k for k, click in enumerate(clicks)}
-    sights = {
-        key: [
-            _Sight(
-                poses[c.frame],
-                directions[place[id(c)]],
-                np.linalg.inv(jacobians[place[id(c)]]),
-                local_plane(depths[c.frame], directions[place[id(c)]])
-                if c.frame in depths
-                else None,
-            )
-            for c in items
-            if c.frame in poses
-        ]
-        for key, items in groups.items()
-    }
-    if not any(sights.values()):
-        raise InputRefused(
-            f"None of the {len(clicks)} clicks lies in a frame of this run",
-            "click in frames listed as kept in frames.csv",
-        )
-    noise = Noise(assumed_px, 1.0, 0)
-    for _ in range(4):
-        solved = {key: _solve(s, noise) for key, s in sights.items()}
-        noise = _components([x for x in solved.values() if x is not None], assumed_px)
-    out = []
-    for (observer, repeat, landmark), s in sights.items():
-        found = solved[observer, repeat, landmark]
-        if found is None:
-            why = "not in a frame of the run" if not s else "seen once, where depth is unknown"
-            nothing = np.full(3, np.nan)
-            out.append(
-                Lifted(observer, repeat, landmark, nothing, np.full((3, 3), np.nan), len(s), why)
-            )
-            continue
-        apart = float(np.abs(found.click_residuals).max()) / noise.click_px
-        status = "ok" if apart < 6 else "clicks in different frames disagree"
-        shared = _common(s, noise)
-        total = found.covariance + shared
-        out.append(Lifted(observer, repeat, landmark, found.xyz, total, len(s), status, shared))
-    return out, noise
-
-
-def _common(sights: list[_Sight], noise: Noise) -> Array:
-    """The depth maps' error that all frames share, as a covariance (3, 3) along the normal.
-
-    Maps that agree with each other better than their own sigma allows have errors in common; the
-    rest of that sigma does not average out, and no scatter between frames shows it.
-    """
-    planes = [s.plane for s in sights if s.plane is not None]
-    share = max(1.0 - noise.depth_factor**2, 0.0)
-    if not planes or share == 0.0:
-        return np.zeros((3, 3))
-    return share * np.mean([sigma**2 * np.outer(n, n) for _, n, sigma in planes], axis=0)
-
-
-@dataclass(frozen=True)
-class _Solution:
-    xyz: Array
-    covariance: Array
-    click_residuals: Array  # px
-    click_leverage: float
-    plane_residuals: Array  # in sigmas of the depth maps
-    plane_leverage: float
-
-
-def _solve(sights: list[_Sight], noise: Noise) -> _Solution | None:
-    """Least squares, without planes that contradict the rest (a click past a depth edge)."""
-    planes = [s.plane for s in sights if s.plane is not None]
-    while True:
-        found = _solve_with(sights, planes, noise)
-        if found is None or len(planes) < 2:
-            return found
-        off = np.abs(found.plane_residuals) / noise.depth_factor
-        if off.max() < _CONTRADICTS:
-            return found
-        planes = [p for k, p in enumerate(planes) if k != int(off.argmax())]
-
-
-def _solve_with(
-    sights: list[_Sight], planes: list[tuple[Array, Array, float]], noise: Noise
-) -> _Solution | None:
-    if not sights or (len(sights) < 2 and not planes):
-        return None
-    x = _start(sights, planes)
-    for _ in range(8):
-        rows, values, is_click = [], [], []
-        for s in sights:
-            R, t = s.pose[:3, :3], s.pose[:3, 3]
-            q = R.T @ (x - t)
-            if q[2] <= 0:
-                return None
-            d = np.array([[1, 0, -q[0] / q[2]], [0, 1, -q[1] / q[2]]]) / q[2] @ R.T
-            rows += list(s.whiten @ d / noise.click_px)
-            values += list(s.whiten @ (q[:2] / q[2] - s.ray[:2]) / noise.click_px)
-            is_click += [True, True]
-        for point, normal, sigma in planes:
-            scale = sigma * noise.depth_factor
-            rows.append(normal / scale)
-            values.append(float(normal @ (x - point)) / scale)
-            is_click.append(False)
-        A, b = np.array(rows), np.array(values)
-        information = A.T @ A
-        if np.linalg.cond(information) > 1e12:
-            return None
-        step = -np.linalg.solve(information, A.T @ b)
-        x = x + step
-        if np.linalg.norm(step) < 1e-9 * max(float(np.linalg.norm(x)), 1e-12):
-            break
-    covariance = np.linalg.inv(information)
-    hat = np.einsum("ni,ij,nj->n", A, covariance, A)
-    b = b + A @ step
-    click = np.array(is_click)
-    return _Solution(
-        x,
-        covariance,
-        b[click] * noise.click_px,
-        float(hat[click].sum()),
-        b[~click] * noise.depth_factor,
-        float(hat[~click].sum()),
-    )
-
-
-def _start(sights: list[_Sight], planes: list[tuple[Array, Array, float]]) -> Array:
-    if planes:
-        return np.median([p[0] for p in planes], axis=0)
-    A, b = np.zeros((3, 3)), np.zeros(3)
-    for s in sights:  # midpoint of the rays
-        d = s.pose[:3, :3] @ s.ray
-        M = np.eye(3) - np.outer(d, d) / (d @ d)
-        A, b = A + M, b + M @ s.pose[:3, 3]
-    return np.linalg.lstsq(A, b, rcond=None)[0]
-
-
-def _components(solved: list[_Solution], assumed_px: float) -> Noise:
-    """Noise levels from residuals, each held to three robust sigmas."""
-    click = np.concatenate([s.click_residuals for s in solved] or [np.zeros(0)])
-    plane = np.concatenate([s.plane_residuals for s in solved] or [np.zeros(0)])
-    free_click = len(click) - sum(s.click_leverage for s in solved)
-    free_plane = len(plane) - sum(s.plane_leverage for s in solved)
-    px = _level(click, free_click, assumed_px)
-    return Noise(px, _level(plane, free_plane, 1.0), len(click) // 2)
-
-
-def _level(residuals: Array, free: float, assumed: float) -> float:
-    if len(residuals) == 0:
-        return assumed
-    limit = max(3 * 1.4826 * float(np.median(np.abs(residuals))), 1e-9)
-    bulk = np.minimum(np.abs(residuals), limit)
-    total = float((bulk**2).sum()) + _PRIOR * assumed**2
-    return float(np.sqrt(total / (max(free, 0.0) + _PRIOR)))
-
-
-def mean_landmarks(lifted: list[Lifted], unit: Unit, space: Space) -> Landmarks:
-    """One point a landmark: covariance-weighted over observers and repeats, good ones only."""
-    names: list[str] = []
-    points, covariances = [], []
-    for name in dict.fromkeys(x.landmark for x in lifted):
-        mine = [x for x in lifted if x.landmark == name and x.status == "ok"]
-        if not mine:
-            continue
-        information = sum(np.linalg.inv(x.covariance) for x in mine)
-        covariance = np.linalg.inv(information)
-        weighted = sum(np.linalg.inv(x.covariance) @ x.xyz for x in mine)
-        names.append(name)
-        points.append(covariance @ weighted)
-        covariances.append(covariance)
-    xyz = np.array(points).reshape(-1, 3)
-    return Landmarks(tuple(names), xyz, unit, space, np.array(covariances).reshape(-1, 3, 3))

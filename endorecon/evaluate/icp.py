@@ -20,6 +20,7 @@ from endorecon.geometry import apply, compose, scale_of
 
 Array = NDArray[Any]
 _CELL_MM = 3.0  # residuals nearer than this are taken as correlated
+_JOINT_MM = 6.0  # depth errors of one reconstruction within this distance are taken as one
 _MIN_COSINE = 0.5  # between normals of a pair
 
 
@@ -233,6 +234,29 @@ def _finish(
         weakest = noise / float(np.sqrt(max(np.linalg.eigvalsh(N)[0], 1e-12)))
     rms = float(np.sqrt((r[on] ** 2).mean())) if on.any() else float("nan")
     return IcpResult(T, on, r, width, covariance, rms, float(on.mean()), weakest)
+
+
+def scale_sigma(points: Points, target: Target, result: IcpResult) -> float:
+    """Relative standard deviation of the scale: residuals, and what they cannot show.
+
+    Neighbouring depths are wrong together, and a fit with a free scale hides that: a far wall that
+    lies too deep leaves small residuals and a wrong scale. So the surface's own sigma is carried
+    through the fit as if fully correlated within cells of 6 mm, beside the residuals' sandwich.
+    """
+    p = pair(points, target, result.b_from_a)
+    on, r, scale = result.inlier, result.residual, scale_of(result.b_from_a)
+    seen = result.covariance[6, 6]
+    if on.sum() < 70 or not np.isfinite(seen):
+        return 0.01
+    weight = _weights(r, on, result.width, points.sigma * scale)
+    centre = (weight[:, None] * p.moved).sum(0) / weight.sum()
+    J = _jacobian(p.moved - centre, p.normal)
+    bread = np.linalg.pinv((J * weight[:, None]).T @ J)
+    _, cell = np.unique(np.floor(p.moved / _JOINT_MM).astype(int), axis=0, return_inverse=True)
+    score = np.zeros((int(cell.max()) + 1, 7))
+    np.add.at(score, cell.reshape(-1), J * (weight * points.sigma * scale)[:, None])
+    hidden = (bread @ (score.T @ score) @ bread)[6, 6]
+    return float(np.sqrt(seen + hidden))
 
 
 def deformation_mm(points: Points, target: Target, result: IcpResult) -> float:

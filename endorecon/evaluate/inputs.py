@@ -18,12 +18,13 @@ from endorecon.config import EvaluateConfig
 from endorecon.errors import InputRefused, NotEnoughInformation
 from endorecon.evaluate import clicks as ck
 from endorecon.evaluate import landmarks as lm
+from endorecon.evaluate import lifting as lf
 from endorecon.evaluate.icp import Target, vertex_normals
 from endorecon.evaluate.measure import Plan
 from endorecon.evaluate.observers import with_observers
 from endorecon.evaluate.register import OwnScale, Paired
 from endorecon.geometry import apply, scale_of
-from endorecon.io.ct import CtVolume, ct_surface, read_ct, read_ct_surface, remove_islands
+from endorecon.io.ct import CtVolume, ct_surface, edge_hu, read_ct, read_ct_surface, remove_islands
 from endorecon.io.rundir import RunDir
 from endorecon.io.slicer import read_landmarks
 from endorecon.scene import Camera, CameraModel, Landmarks, Surface
@@ -36,9 +37,9 @@ _MESHES = (".ply", ".stl", ".obj", ".glb")
 class ReconLandmarks:
     """Landmarks on the reconstruction: single measures, and their mean a landmark."""
 
-    lifted: tuple[ck.Lifted, ...]
+    lifted: tuple[lf.Lifted, ...]
     mean: Landmarks
-    noise: ck.Noise | None
+    noise: lf.Noise | None
     source: str  # "clicks in frames" or "3D points"
     spread: float = 0.0  # along the surface, beyond click noise: how differently observers see it
 
@@ -160,11 +161,11 @@ def recon_landmarks(
         clicks = ck.read_clicks(clicks_file)
         wanted = {c.frame for c in clicks} & set(run.depth_indices())
         depths = {k: run.depth(k) for k in sorted(wanted)}
-        lifted, noise = ck.lift(clicks, source_camera(info), poses, depths, config.click_sigma_px)
-        mean = ck.mean_landmarks(lifted, surface.unit, surface.space)
+        lifted, noise = lf.lift(clicks, source_camera(info), poses, depths, config.click_sigma_px)
+        mean = lf.mean_landmarks(lifted, surface.unit, surface.space)
         normals = dict(zip(mean.names, _normals_at(surface, mean.xyz), strict=True))
         lifted, spread = with_observers(lifted, normals)
-        mean = ck.mean_landmarks(lifted, surface.unit, surface.space)
+        mean = lf.mean_landmarks(lifted, surface.unit, surface.space)
         return ReconLandmarks(tuple(lifted), mean, noise, "clicks in frames", spread)
     if points_file is None:
         return None
@@ -182,7 +183,7 @@ def recon_landmarks(
     covariance = sigma[:, None, None] ** 2 * np.eye(3)
     mean = Landmarks(given.names, given.xyz, surface.unit, surface.space, covariance)
     lifted = [
-        ck.Lifted("given", 0, n, x, c, 0, "ok")
+        lf.Lifted("given", 0, n, x, c, 0, "ok")
         for n, x, c in zip(given.names, given.xyz, covariance, strict=True)
     ]
     return ReconLandmarks(tuple(lifted), mean, None, "3D points")
@@ -205,6 +206,7 @@ class CtSide:
 
     surface: Surface
     volume: CtVolume | None
+    air_hu: float  # iso-value of the surface; NaN of a ready mesh
     landmarks: Landmarks | None
     paired: Paired | None
     warnings: tuple[str, ...]
@@ -224,16 +226,18 @@ def ct_side(
     ready = path.suffix.lower() in _MESHES or path.name.lower().endswith(".seg.nrrd")
     notes: tuple[str, ...] = ()
     volume = None
+    iso = float("nan")
     if ready:
-        whole, _, notes = read_ct_surface(path, config.air_hu, series, min_island=config.min_island)
+        whole, _, notes = read_ct_surface(path, 0.0, series, min_island=config.min_island)
         target = Target(whole.vertices, whole.faces)
     else:
         volume = read_ct(path, series)
         notes = volume.warnings
+        iso = edge_hu(volume) if config.air_hu is None else config.air_hu
 
     def distance(points: Array) -> Array:
         if volume is not None:
-            return np.array([_distance_in(volume, p, config) for p in points])
+            return np.array([_distance_in(volume, p, iso, config) for p in points])
         return np.linalg.norm(points - target.closest(points)[0], axis=1)
 
     paired = None
@@ -243,7 +247,7 @@ def ct_side(
             names, a, b, unmatched = lm.match(recon.mean, given)
             notes, paired = (*notes, *unmatched), Paired(names, a, b)
     if ready:
-        return CtSide(whole, None, given, paired, notes)
+        return CtSide(whole, None, iso, given, paired, notes)
     assert volume is not None
     roi = None
     if paired is not None and config.roi_margin_mm > 0:
@@ -256,17 +260,19 @@ def ct_side(
         both = np.vstack([moved, paired.ct])
         margin = config.roi_margin_mm
         roi = (both.min(0) - margin, both.max(0) + margin)
-    cut, removed = ct_surface(volume, config.air_hu, roi, config.min_island)
+        if config.air_hu is None:
+            iso = edge_hu(volume, roi)
+    cut, removed = ct_surface(volume, iso, roi, config.min_island)
     if removed:
         notes = (*notes, f"{removed} small islands of the CT surface were left out")
-    return CtSide(cut, volume, given, paired, notes)
+    return CtSide(cut, volume, iso, given, paired, notes)
 
 
-def _distance_in(volume: CtVolume, point: Array, config: EvaluateConfig) -> float:
+def _distance_in(volume: CtVolume, point: Array, iso: float, config: EvaluateConfig) -> float:
     """Distance of one point to the iso-surface, looked for in a small cube; inf when none."""
     reach = 3 * config.landmark_distance_mm
     try:
-        part, _ = ct_surface(volume, config.air_hu, (point - reach, point + reach), 0.0)
+        part, _ = ct_surface(volume, iso, (point - reach, point + reach), 0.0)
     except InputRefused:
         return float("inf")
     if len(part.faces) == 0:

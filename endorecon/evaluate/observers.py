@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from endorecon.evaluate.clicks import Lifted
+from endorecon.evaluate.lifting import Lifted
 
 Array = NDArray[Any]
 _STRAY = 8.0  # distance from the other sessions, in robust sigmas, that refuses a click

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from endorecon.config import EvaluateConfig
 from endorecon.errors import InputRefused, NotEnoughInformation
 from endorecon.evaluate import landmarks as lm
-from endorecon.evaluate.icp import IcpResult, Points, Target, deformation_mm, icp, sample_surface
+from endorecon.evaluate.icp import (
+    IcpResult,
+    Points,
+    Target,
+    deformation_mm,
+    icp,
+    sample_surface,
+    scale_sigma,
+)
 from endorecon.evaluate.search import scale_ladder, search
 from endorecon.geometry import apply, compose, scale_of, umeyama
 from endorecon.scene import OBSERVED, Registration, Surface
@@ -159,7 +167,6 @@ def register(
                 f"surface and landmarks disagree: after ICP the landmarks lie "
                 f"{np.median(moved):.1f} mm off (median), before it {fitted.fre:.1f} mm"
             )
-    log_sigma = float(np.sqrt(similar.covariance[6, 6]))
     seen = () if fitted is None else fitted.names
 
     def noun(r: IcpResult, kind: str) -> Registration:
@@ -186,7 +193,7 @@ def register(
         fitted,
         how,
         basin,
-        log_sigma if np.isfinite(log_sigma) else 0.01,
+        scale_sigma(points, target, similar),
         deformation_mm(points, target, best),
         points,
         best,
@@ -269,8 +276,9 @@ def scale_without(
     except ValueError:
         return None
     size = np.abs(apply(start, points.xyz) - apply(known.b_from_a, points.xyz)).max()
+    few = points.subset(2500, config.seed)
     found = icp(
-        points.subset(2500, config.seed),
+        few,
         target,
         start,
         True,
@@ -278,8 +286,7 @@ def scale_without(
         width=float(np.clip(size, 0.5, 4.0)),
         inlier=config.inlier_mm,
     )
-    sigma = float(np.sqrt(found.covariance[6, 6]))
-    return scale_of(found.b_from_a), sigma if np.isfinite(sigma) else 0.01
+    return scale_of(found.b_from_a), scale_sigma(few, target, found)
 
 
 def _rigid_start(similarity: Array, centre: Array, factor: float) -> Array:

@@ -115,6 +115,7 @@ def evaluate_run(
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "ct": side.volume.study if side.volume else hash_file(Path(ct))[:16],
         "ct_kernel": side.volume.kernel if side.volume else "",
+        "ct_surface_hu": round(side.air_hu) if side.volume else None,
         "ct_thickness_mm": side.volume.thickness_mm if side.volume else None,
         "surface_sha256": hash_file(folder.path / "surface.ply"),
         "config": asdict(config),
@@ -131,7 +132,7 @@ def evaluate_run(
     _write_data(out, document, placed, side.landmarks, recon)
     if config.update_ct and side.volume is not None:
         T = registered.primary.ct_from_recon
-        updated = update_ct(side.volume, iterate_depths(folder), placed, T, config)
+        updated = update_ct(side.volume, iterate_depths(folder), placed, T, side.air_hu, config)
         write_ct(out / "ct_updated.nrrd", updated.volume)
         write_ct(out / "ct_updated_dicom", updated.volume)
     html, pdf, missing = report.write(out, document, folder, placed, side.surface, target, config)

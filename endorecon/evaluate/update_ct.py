@@ -44,9 +44,12 @@ def update_ct(
     depths: Iterable[DepthMap],
     surface: Surface,
     ct_from_recon: Array,
+    air_hu: float,
     config: EvaluateConfig,
 ) -> CtUpdate:
     """Open the CT where the run saw air. `surface` is registered to LPS mm; depths are the run's.
+
+    air_hu: what lies below it is air.
 
     Raises NotEnoughInformation when no trusted depth map looks into the CT.
     """
@@ -63,7 +66,7 @@ def update_ct(
     voxel = float(np.cbrt(np.prod(ct.spacing)))
     sigma = float(np.median(surface.sigma[surface.sigma > 0])) if (surface.sigma > 0).any() else 0.0
     deep = max(0.75 * voxel, 3 * sigma, config.update_margin_mm)
-    core = (old > config.air_hu) & seen & (distance > deep)
+    core = (old > air_hu) & seen & (distance > deep)
     core = ndimage.binary_opening(core, ndimage.generate_binary_structure(3, 1)) & core
     region = ndimage.binary_dilation(core, ndimage.generate_binary_structure(3, 3), iterations=3)
     region &= seen & (distance > -voxel)
@@ -74,7 +77,7 @@ def update_ct(
     hu = ct.hu.copy()
     hu[box] = new
     opened = np.zeros(ct.hu.shape, bool)
-    opened[box] = (old > config.air_hu) & (new <= config.air_hu)
+    opened[box] = (old > air_hu) & (new <= air_hu)
     size = abs(float(np.linalg.det(ct.lps_from_index[:3, :3])))
     volume = replace(ct, hu=hu, study=f"{ct.study}-updated")
     return CtUpdate(volume, opened, float(opened.sum()) * size)
