@@ -1,7 +1,7 @@
 """What a unit does, step by step: make the case, fit, evaluate, score.
 
 `steps_of` turns a case and a setting into command lines of `endorecon` itself. The file is also the
-program of the first and the last step (`python -m endorecon.batch_cases prepare|score UNIT`):
+program of the first and last steps (`python -m endorecon.batch_cases prepare|score|tidy UNIT`):
 `prepare` makes the phantom or lays the data set out, once for all units of a case; `score` holds
 the run against truth and writes result.json, which has no time and no path in it, so that the same
 work gives the same bytes.
@@ -17,12 +17,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from endorecon.batch_study import Case, Setting, Study, Unit
+from endorecon.batch_study import Case, Resources, Setting, Study, Unit
 from endorecon.batch_unit import locked, read_json
 from endorecon.errors import EndoreconError
 from endorecon.io import atomic
 
 ME = "endorecon.batch_cases"
+BULK = ("rounds", "sfm", "frames", "masks", "depth", "dataset")  # of a run; the surface stays
 _FIT_KEYS = ("status", "unit", "frames_read", "frames_kept", "frames_posed", "rounds")
 
 
@@ -37,7 +38,7 @@ def units_of(study: Study, out: Path) -> list[Unit]:
     return [
         Unit(
             key := study.key(case, setting, repeat), case.name, setting.name, repeat,
-            steps_of(case, setting, repeat, out / "units" / key, out, study.resources.device),
+            steps_of(case, setting, repeat, out / "units" / key, out, study.resources),
             study.resources,
         )
         for case in study.cases
@@ -47,7 +48,7 @@ def units_of(study: Study, out: Path) -> list[Unit]:
 
 
 def steps_of(
-    case: Case, setting: Setting, repeat: int, folder: Path, out: Path, device: str
+    case: Case, setting: Setting, repeat: int, folder: Path, out: Path, resources: Resources
 ) -> tuple[tuple[str, bool, tuple[str, ...]], ...]:
     """(name, required, command) of each step."""
     what, place = case.what, out / "cases" / case.key
@@ -64,7 +65,7 @@ def steps_of(
         given["poses"] = place / "poses.json" if what["poses"] == "given" else None
     run = folder / "run"
     fit = ["fit", given["source"], "--out", run, "--config", folder / "config.yaml"]
-    fit += ["--device", device, "--seed", repeat]
+    fit += ["--device", resources.device, "--seed", repeat]
     for name in ("camera", "poses", "start", "end"):
         if given.get(name) is not None and not _absent(given[name], case, name):
             fit += [f"--{name}", given[name]]
@@ -83,6 +84,8 @@ def steps_of(
                 evaluate += [f"--evaluate.{flag}", value]
         steps.append(("evaluate", False, python("endorecon.cli", *evaluate)))
     steps.append(("score", True, python(ME, "score", folder)))
+    if resources.keep == "results":
+        steps.append(("tidy", False, python(ME, "tidy", folder)))
     return tuple(steps)
 
 
@@ -167,6 +170,12 @@ def score(folder: Path) -> None:
     atomic.write_json(folder / "result.json", result)
 
 
+def tidy(folder: Path) -> None:
+    """Remove what a finished unit has no more use for: rounds, frames, depth maps, matching."""
+    for name in BULK:
+        shutil.rmtree(folder / "run" / name, ignore_errors=True)
+
+
 def _truth(plan: dict[str, Any]) -> Any:
     if plan["case_kind"] == "phantom":
         from endorecon.phantom.truth import load_truth
@@ -191,7 +200,7 @@ def _plain(found: dict[str, Any]) -> dict[str, float | None]:
 
 if __name__ == "__main__":
     try:
-        {"prepare": prepare, "score": score}[sys.argv[1]](Path(sys.argv[2]))
+        {"prepare": prepare, "score": score, "tidy": tidy}[sys.argv[1]](Path(sys.argv[2]))
     except EndoreconError as error:
         sys.stderr.write(f"endorecon: {error}\n")
         sys.exit(error.exit_code)

@@ -57,6 +57,7 @@ class Resources:
     minutes: float = 20.0
     disk_mb: float = 300.0
     retries: int = 2  # a unit whose process died is started again this often
+    keep: str = "all"  # or "results": what only resuming and looking need goes when a unit is done
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,8 @@ def _resources(found: Any) -> Resources:
     resources = Resources(**found)
     if resources.device not in ("cpu", "cuda", "auto"):
         raise UsageError(f"unit.device {resources.device!r}", "choose cpu, cuda or auto")
+    if resources.keep not in ("all", "results"):
+        raise UsageError(f"unit.keep {resources.keep!r}", "choose all or results")
     return resources
 
 

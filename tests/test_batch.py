@@ -129,6 +129,21 @@ def test_the_studies_that_come_along_are_sound(name: str, tmp_path: Path) -> Non
         assert len(study.cases) >= 5 and study.repeats == 1
 
 
+def test_a_unit_that_keeps_results_alone_ends_by_throwing_the_bulk_away(tmp_path: Path) -> None:
+    study = study_in(tmp_path, STUDY + "unit: {keep: results}\n")
+    unit = units_of(study, tmp_path / "out")[0]
+    name, required, command = unit.steps[-1]
+    assert name == "tidy" and not required
+    run = tmp_path / "out" / "units" / unit.key / "run"
+    for kept in ("rounds/00", "frames", "depth", "evaluation"):
+        (run / kept).mkdir(parents=True)
+    (run / "surface.ply").write_text("ply")
+    subprocess.run(command, check=True)
+    assert sorted(p.name for p in run.iterdir()) == ["evaluation", "surface.ply"]
+    with pytest.raises(UsageError, match="all or results"):
+        study_in(tmp_path, STUDY + "unit: {keep: most}\n")
+
+
 def test_every_flag_that_a_unit_passes_is_one_the_commands_know(tmp_path: Path) -> None:
     import tyro
 
