@@ -37,11 +37,13 @@ def table_of(snapshot: Snapshot) -> Any:
     from rich.table import Table
 
     table = Table(caption=f"{snapshot.name}: {count(snapshot)}", expand=True)
-    for name in ("case", "setting", "repeat", "stage", "time"):
+    for name in ("case", "setting", "repeat", "stage", "time", "left"):
         table.add_column(name, no_wrap=name != "stage")
     running = [u for u in snapshot.units if u.state == "running"]
+    done = [u.seconds for u in snapshot.units if u.state == "done"]
     for u in running[:SHOWN]:
-        table.add_row(u.case, u.setting, str(u.repeat), u.stage, duration(u.seconds))
+        left = duration(max(0.0, sum(done) / len(done) - u.seconds)) if done else ""
+        table.add_row(u.case, u.setting, str(u.repeat), u.stage, duration(u.seconds), left)
     if len(running) > SHOWN:
         table.add_row(f"and {len(running) - SHOWN} more")
     return table
