@@ -256,22 +256,3 @@ def test_density_is_in_world_units_and_nothing_outside_the_box() -> None:
     assert d[0] == pytest.approx(np.exp(twin.LOG_SIGMA_SHIFT), rel=0.05) and d[1] == 0.0
     double = NerfField(field.config, np.zeros(3), 4.0, 2.0, 0.1, 5, 7, "cpu")
     assert double.density(np.full((1, 3), 2.0))[0] == pytest.approx(d[0] / 2, rel=1e-5)
-
-
-@pytest.mark.slow
-def test_the_cuda_sources_compile_without_a_warning(tmp_path: Path) -> None:
-    import shutil
-
-    nvcc = shutil.which("nvcc")
-    if nvcc is None:
-        pytest.skip("no nvcc: the CUDA sources are not compile-checked")
-    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in kernels.CUDA_ARCHITECTURES]
-    newest = kernels.CUDA_ARCHITECTURES[-1]
-    flags.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
-    source = kernels.source_dir() / "field.cu"
-    done = subprocess.run(
-        [nvcc, *kernels.NVCC_FLAGS, "--threads", "2", "-Werror", "all-warnings", *flags,
-         str(source), "-o", str(tmp_path / "field.so")],
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0 and done.stderr.strip() == "", done.stderr
