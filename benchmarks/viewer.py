@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 def measure(folder: Path, millions: float) -> dict[str, float | str]:
     """Timings (s, frames/s) of one size."""
-    from endorecon.viewer.case import open_case
-    from endorecon.viewer.session import Session, make_plotter
     from viewer_run import cavity, recon_from_ct
 
     from endorecon import geometry
     from endorecon.io.rundir import RunDir
+    from endorecon.viewer.case import open_case
+    from endorecon.viewer.session import Session, make_plotter
 
     n = int(np.sqrt(millions * 1e6 / 2))
     truth = cavity(n, n)

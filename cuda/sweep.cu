@@ -8,27 +8,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "buffer.cuh"
 #include "sweep.h"
 
+using endorecon::Buffer;
 using endorecon::Warp;
 
 namespace {
-
-struct Buffer {  // device memory that frees itself
-    void* p = nullptr;
-    explicit Buffer(size_t bytes) { failed = cudaMalloc(&p, bytes) != cudaSuccess; }
-    Buffer(const void* host, size_t bytes) : Buffer(bytes) {
-        if (!failed) failed = cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice) != cudaSuccess;
-    }
-    ~Buffer() { cudaFree(p); }
-    Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
-    template <class T>
-    T* as() {
-        return static_cast<T*>(p);
-    }
-    bool failed = false;
-};
 
 __global__ void correlate(int h, int w, const float* ref, const float* weight, const float* iz0,
                           const float* band, Warp q, const float* img, const float* img_weight,

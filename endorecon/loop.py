@@ -195,6 +195,7 @@ class Bench:
         self.views, self.config = views, config
         widths = level_widths(views.camera, config.refine)
         self.levels = [refine.prepare(views, w) for w in widths]
+        self.passes = [*self.levels, self.levels[-1]]  # the last twice: from a better prior
         count = config.refine.neighbours
         ranked = refine.choose_neighbours(views, count + 2)
         # Two of the ranked frames of every view are kept out of matching: they judge the round.
@@ -207,7 +208,10 @@ class Bench:
         train = training_camera(views.camera, config.field.width)
         self.train = train
         self.eye = train.scaled(min(config.stereo.supersample, views.camera.width / train.width))
-        self.content = self.levels[-1].weight > 0
+        # A highlight hides a pixel in one frame only: the content area is where any frame sees.
+        self.content = np.broadcast_to(
+            (self.levels[-1].weight > 0).any(0), self.levels[-1].weight.shape
+        )
 
     def coarse(self, field: Any) -> Generator[Event, None, Maps]:
         """Round 0: the field's own median depth."""
@@ -246,9 +250,9 @@ class Bench:
         if round_ > 1 and before is not None:
             maps = _surer(maps, before)
         first = config.refine.band * (1.0 if round_ == 1 else config.refine.band_later)
-        bands = [first, first / 3][-len(self.levels) :]
+        bands = [first, first / 3, first / 6][-len(self.passes) :]
         yield ViewsMeasured(round_, "real frames", 0, len(self.views))
-        out = refine.refine_depths(self.levels, self.neighbours, maps, bands, config.refine)
+        out, _ = refine.refine_depths(self.passes, self.neighbours, maps, bands, config.refine)
         yield ViewsMeasured(round_, "real frames", len(self.views), len(self.views))
         return out, share
 

@@ -50,7 +50,7 @@ def test_the_real_kernels_build_in_seconds_and_load_in_milliseconds(tmp_path: Pa
     env = {**os.environ, "ENDORECON_CACHE": str(tmp_path)}
     code = (
         "import time; from endorecon import kernels\n"
-        "for name in ('field', 'sweep', 'tsdf'):\n"
+        "for name in ('field', 'sweep', 'mls', 'tsdf'):\n"
         "    start = time.perf_counter(); found = kernels.load(name)\n"
         "    print(time.perf_counter() - start); assert found is not None, kernels.why(name)\n"
     )

@@ -10,12 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from endorecon.viewer.app import view
-from endorecon.viewer.case import open_case
-from endorecon.viewer.headless import view_pixels
-from endorecon.viewer.keys import ACTIONS, press, text
-from endorecon.viewer.session import Session, make_plotter
-from endorecon.viewer.surface_layer import COLOURINGS
 from viewer_run import (
     CENTRE,
     LENGTH,
@@ -28,6 +22,12 @@ from viewer_run import (
 
 from endorecon import geometry
 from endorecon.errors import InputRefused, UsageError
+from endorecon.viewer.app import view
+from endorecon.viewer.case import open_case
+from endorecon.viewer.headless import view_pixels
+from endorecon.viewer.keys import ACTIONS, press, text
+from endorecon.viewer.session import Session, make_plotter
+from endorecon.viewer.surface_layer import COLOURINGS
 
 pytest.importorskip("pyvista")
 
@@ -549,6 +549,7 @@ def test_no_display_gives_a_picture_and_says_so(
 
 def test_the_turntable_is_a_video_that_turns_once(session: Session, tmp_path: Path) -> None:
     import av
+
     from endorecon.viewer.headless import write_turntable
 
     start = np.array(session.camera.GetPosition())

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endorecon.viewer.case import open_case
 from viewer_run import CENTRE, LENGTH, make_run, radius
 
 from endorecon import geometry
+from endorecon.viewer.case import open_case
 
 HERE = Path(__file__).parent
 needs = [p for p in ("Xvfb", "xdotool") if shutil.which(p) is None]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from endorecon.viewer.measure import Z95, _angle, _area, take
-from endorecon.viewer.mesh import SurfaceMesh
 
 from endorecon.errors import NotEnoughInformation
 from endorecon.scene import GUESSED, Surface
+from endorecon.viewer.measure import Z95, _angle, _area, take
+from endorecon.viewer.mesh import SurfaceMesh
 
 
 def sphere(n: int, r: float = 10.0) -> SurfaceMesh:

@@ -18,10 +18,10 @@ from urllib.parse import urlparse
 
 import numpy as np
 import pytest
-from endorecon.viewer.case import open_case
 from viewer_run import CENTRE, LENGTH, make_run, radius
 
 from endorecon import geometry
+from endorecon.viewer.case import open_case
 
 needs = [p for p in ("chromium", "chromedriver") if shutil.which(p) is None]
 pytestmark = [

@@ -14,9 +14,10 @@ from pathlib import Path
 
 
 def main(run: str, ct: str, state: str) -> None:
+    from PySide6 import QtCore, QtWidgets
+
     from endorecon.viewer.case import open_case
     from endorecon.viewer.desktop import make_window
-    from PySide6 import QtCore, QtWidgets
 
     app = QtWidgets.QApplication(["endorecon"])
     window = make_window(open_case(Path(run)), Path(ct) if ct else None)

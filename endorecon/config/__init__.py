@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from endorecon.config.reconstruction import (
+    CertaintyConfig,
     FieldConfig,
     LoopConfig,
     PosesConfig,
@@ -24,6 +25,7 @@ from endorecon.config.reconstruction import (
 from endorecon.config.validation import EvaluateConfig, PhantomConfig
 
 __all__ = [
+    "CertaintyConfig",
     "Config",
     "EvaluateConfig",
     "FieldConfig",

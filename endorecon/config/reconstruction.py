@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 
@@ -166,6 +167,23 @@ class StereoConfig:
 
 
 @dataclass(frozen=True)
+class CertaintyConfig:
+    """Log of the relative error that 95 % of the depths stay below, as a sum over the evidence.
+
+    Made by benchmarks/calibrate.py on phantoms of both families; the features: refine/certainty.py.
+    """
+
+    constant: float = 4.239
+    edge: float = 0.478
+    support: float = 0.431
+    residual: float = 0.307
+    prior: float = 0.173
+    agree: float = -0.691
+    against: float = 0.77
+    score: float = 0.316
+
+
+@dataclass(frozen=True)
 class RefineConfig:
     """Depths sharpened and judged in real neighbour frames."""
 
@@ -173,7 +191,7 @@ class RefineConfig:
     """False leaves the real frames out (a control, not a way to work)."""
     width: int = 640
     """Width of the refined depth maps in pixels."""
-    neighbours: int = 10
+    neighbours: int = 12
     """Real frames that each depth is compared with."""
     machine: str = "cpu"
     """Where frames are swept: cpu or cuda; a run on a CUDA device sets it."""
@@ -193,13 +211,19 @@ class RefineConfig:
     """Semi-global penalty of a jump."""
     jump: float = 0.05
     """Relative step of the prior depth across which nothing is smoothed."""
+    smooth: float = 0.014
+    """Standard deviation of the smoothing window as a share of the width; 0.3 mm at 10 mm."""
+    smooth_tolerance: float = 0.03
+    """A depth that misses the smooth surface by this share belongs to another one."""
+    smooth_sigma_least: float = 0.002
+    """No depth counts more in the smoothing than one with this relative sigma."""
     min_score: float = 0.35
     """NCC below which the real frames say nothing."""
     cost_noise: float = 0.004
     """Noise of the cost; relative sigma of a depth is sqrt(cost_noise / curvature)."""
     sigma_floor: float = 0.0008
     """Smallest relative sigma of a depth: poses and lens are never perfect."""
-    checkers: int = 12
+    checkers: int = 16
     """Depth maps of other frames that each map is held against."""
     agree: float = 0.008
     """Relative depth difference within which two maps agree."""
@@ -209,8 +233,8 @@ class RefineConfig:
     """Relative step of depth within a window that makes an edge: its depths are less sure."""
     unconfirmed: float = 0.12
     """Smallest relative sigma of a depth that no real frame confirms."""
-    sigma_scale: float = 2.2
-    """Calibration of sigma on phantoms: 95 % of the errors lie within 1.96 of it."""
+    certainty: CertaintyConfig = dataclasses.field(default_factory=CertaintyConfig)
+    """How sure a depth is."""
     usable_trust: float = 0.1
     """A prior trusted less gives way to its better neighbours before a sweep starts."""
 

@@ -7,15 +7,17 @@ of other frames that agree with it, and by none that see through it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from endorecon.config import RefineConfig
+from endorecon.refine.certainty import Evidence, relative_sigma
 from endorecon.refine.photos import Photos
 from endorecon.refine.prior import condition
+from endorecon.refine.smooth import Smoothed, smooth
 from endorecon.refine.sweep import fuse, in_parallel, sweep
 from endorecon.scene import Camera
 
@@ -73,16 +75,32 @@ def refine_depths(
     prior: Maps,
     bands: Sequence[float],
     config: RefineConfig,
-) -> Maps:
+) -> tuple[Maps, Evidence]:
     """Sweep every photo at each level (coarse to fine) round `prior`, then fuse across frames.
 
     bands: half width of the search at each level, as a share of depth. Where the real frames say
     nothing, the prior stays, with its own sigma and little trust.
     """
+    assert len(levels) == len(bands) > 0
     maps = prior
     for k, (photos, band) in enumerate(zip(levels, bands, strict=True)):
-        maps = _one_level(photos, neighbours, maps, band, config, seen=k > 0)
-    return maps
+        maps, evidence = _one_level(photos, neighbours, maps, band, config, seen=k > 0)
+    h, w = maps.z.shape[1:]
+    said = prior.resized(w, h).z
+    with np.errstate(invalid="ignore", divide="ignore"):
+        evidence = replace(evidence, prior=np.abs(np.log(maps.z / said)).astype(np.float32))
+    sigma = (maps.z * relative_sigma(evidence, config.certainty)).astype(np.float32)
+    return replace(maps, sigma=sigma), evidence
+
+
+def _smoothed(maps: Maps, i: int, content: Array, config: RefineConfig) -> Smoothed:
+    """Map i as a smooth surface; sure depths count most, edges stay."""
+    z, sigma, trust = maps.z[i], maps.sigma[i], maps.trust[i]
+    start = condition(z, trust, content, config.usable_trust)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = np.where(trust > 0, np.maximum(sigma / z, config.smooth_sigma_least), np.nan)
+    pixels = config.smooth * z.shape[1]
+    return smooth(z, relative, start, pixels, config.smooth_tolerance, config.machine)
 
 
 def _one_level(
@@ -92,15 +110,16 @@ def _one_level(
     band: float,
     config: RefineConfig,
     seen: bool,
-) -> Maps:
+) -> tuple[Maps, Evidence]:
     """One level; `seen`: the prior comes from real frames already, at a coarser level."""
     n, h, w = photos.grey.shape
     prior = prior.resized(w, h)
     steps = max(9, round(config.steps * min(1.0, band / config.band)) | 1)
+    # A highlight hides a pixel in one frame; its window still tells where the surface is.
+    content: Array = np.any(photos.weight > 0, axis=0)
 
-    def one(i: int) -> tuple[Array, Array, Array]:
-        mask = photos.weight[i] > 0
-        z0 = condition(prior.z[i], prior.trust[i], mask, config.usable_trust)
+    def one(i: int) -> tuple[Array, ...]:
+        z0 = _smoothed(prior, i, content, config).z
         found = sweep(photos, i, neighbours[i], z0, np.full((h, w), band), config, steps)
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = np.sqrt(config.cost_noise / np.maximum(found.curvature, 1e-9))
@@ -111,9 +130,10 @@ def _one_level(
             np.where(bad, np.nan, found.z).astype(np.float32),
             np.where(bad, np.nan, sigma).astype(np.float32),
             np.where(bad, 0, found.score).astype(np.float32),
+            z0,
         )
 
-    z, sigma, score = (np.stack(a) for a in zip(*in_parallel(one, n), strict=True))
+    z, sigma, score, start = (np.stack(a) for a in zip(*in_parallel(one, n), strict=True))
     others = _checkers(neighbours, config.checkers)
 
     def check(i: int) -> tuple[Array, ...]:
@@ -133,24 +153,36 @@ def _one_level(
         )
     trust = np.clip(agree / 3, 0, 1) * np.clip((score - 0.3) / 0.5, 0.1, 1)
     trust = trust * (agree / np.maximum(agree + 2 * against, 1))
-    out_z = np.where(confirmed, fused, prior.z).astype(np.float32)
-    with np.errstate(invalid="ignore"):
+    out_z = np.where(confirmed, fused, start).astype(np.float32)
+    with np.errstate(invalid="ignore", divide="ignore"):
         # A depth that the virtual pair confirms at least is worth more than one that nothing does;
         # one that real frames confirmed at a coarser level (smooth mucosa) keeps most of its worth.
         lone = 0.0 if seen else config.unconfirmed * (1.5 - prior.trust)
-        lone_sigma = np.maximum(prior.sigma, lone * prior.z)
-        lone_trust = (0.7 if seen else 0.2) * prior.trust
+        lone_sigma = np.maximum(prior.sigma / prior.z, lone) * start
+        lone_sigma = np.where(np.isfinite(lone_sigma), lone_sigma, config.unconfirmed * start)
+        lone_trust = np.maximum((0.7 if seen else 0.2) * prior.trust, 0.02)
     out_sigma = np.where(confirmed, fused_sigma, lone_sigma)
-    out_trust = np.where(confirmed, trust, np.where(np.isfinite(prior.z), lone_trust, 0))
-    steps_near = np.stack([_depth_step(m, config.radius) for m in out_z])
-    edge = steps_near > config.edge_step
+    out_trust = np.where(confirmed, trust, np.where(np.isfinite(start), lone_trust, 0))
+    maps = Maps(out_z, out_sigma.astype(np.float32), out_trust.astype(np.float32))
+
+    def finish(i: int) -> tuple[Array, ...]:
+        found = _smoothed(maps, i, content, config)
+        step = _depth_step(found.z, config.radius)
+        return found.z, found.residual, np.sqrt(found.variance), step
+
+    smooth_z, residual, support, step = (
+        np.stack(a).astype(np.float32) for a in zip(*in_parallel(finish, n), strict=True)
+    )
+    agree, against = (np.where(known, a, 0).astype(np.float32) for a in (agree, against))
+    evidence = Evidence(score, agree, against, residual, support, step, np.zeros_like(score))
+    edge = step > config.edge_step
     # A window that holds two surfaces may answer with the wrong one: half the step is possible.
     out_sigma = np.where(
-        edge, np.hypot(out_sigma, 0.25 * np.minimum(steps_near, 1) * out_z), out_sigma
+        edge, np.hypot(out_sigma, 0.25 * np.minimum(step, 1) * smooth_z), out_sigma
     )
-    out_sigma = np.where(confirmed, config.sigma_scale * out_sigma, out_sigma)
     out_trust = np.where(edge, 0.4 * out_trust, out_trust)
-    return Maps(out_z, out_sigma.astype(np.float32), out_trust.astype(np.float32))
+    out_trust = np.where(np.isfinite(smooth_z), out_trust, 0)
+    return Maps(smooth_z, out_sigma.astype(np.float32), out_trust.astype(np.float32)), evidence
 
 
 def _depth_step(z: Array, radius: int) -> Array:

@@ -1,0 +1,124 @@
+"""Coefficients of CertaintyConfig from runs on phantoms: quantile regression on the evidence.
+
+    python benchmarks/calibrate.py STORE sinus-0 colon-1 ... [--test sinus-4 colon-5 ...]
+
+STORE holds phantoms and `full` runs as benchmarks/accuracy.py makes them. Each run's last refinement
+is done again from its round 0 with the configured coefficients, and the truth tells the errors.
+Prints the lines for config/reconstruction.py, and coverage and errors by rank on every world.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import numpy as np
+from scipy.optimize import minimize
+from scoring import lens_of, similarity
+
+from endorecon import refine
+from endorecon.batch_scoring import _sample
+from endorecon.cli import config_of
+from endorecon.geometry import pixel_grid, scale_of
+from endorecon.io import viewstore
+from endorecon.io.calibration import distort_pixels
+from endorecon.io.rundir import RunDir
+from endorecon.loop import Bench
+from endorecon.phantom.truth import load_truth
+from endorecon.refine.certainty import features
+
+SAMPLES = 150_000
+QUANTILE = 0.95
+
+Array = np.ndarray
+
+
+def evidence_of(world: Path, preset: str) -> tuple[Array, list[str], Array, Array]:
+    """Features (m, k) with names, relative error (m,) and depth in mm (m,) of random pixels."""
+    run, truth = RunDir(world / "runs" / f"{preset}-full"), load_truth(world)
+    views, config = viewstore.load(run.path), config_of(preset)
+    bench = Bench(views, config)
+    first = config.refine.band
+    maps, evidence = refine.refine_depths(
+        bench.passes, bench.neighbours, bench.maps(run.round_depths(0)),
+        [first, first / 3, first / 6][-len(bench.passes) :], config.refine,
+    )  # fmt: skip
+    T, _ = similarity(run, truth)
+    lens, camera = lens_of(run.info()), bench.camera
+    uv = distort_pixels(lens, camera, pixel_grid(camera.width, camera.height))
+    uv = (
+        uv @ np.array(run.info()["source_from_working"])[:2, :2].T
+        + np.array(run.info()["source_from_working"])[:2, 2]
+    )
+    error, depth = [], []
+    for i, frame in enumerate(views.frame_index):
+        z, valid = truth.depth(int(frame))
+        true = _sample(np.where(valid, z, np.nan), uv)
+        error.append(np.abs(scale_of(T) * maps.z[i] / true - 1))
+        depth.append(true)
+    e, z = np.stack(error), np.stack(depth)
+    known = np.flatnonzero(np.isfinite(e))
+    pick = np.random.default_rng(0).choice(known, min(SAMPLES, len(known)), replace=False)
+    f = features(evidence)
+    X = np.stack([a.ravel()[pick] for a in f.values()], 1).astype(float)
+    return X, list(f), e.ravel()[pick], z.ravel()[pick]
+
+
+def fit(X: Array, error: Array) -> Array:
+    """Coefficients (k + 1,), the constant first, of the smoothed quantile regression of log error."""
+    y = np.log(np.maximum(error, 1e-5))
+    mean, scale = X.mean(0), np.maximum(X.std(0), 1e-9)
+    A = np.concatenate([np.ones((len(X), 1)), (X - mean) / scale], 1)
+    soft = 0.05
+
+    def loss(b: Array) -> tuple[float, Array]:
+        r = y - A @ b
+        value = QUANTILE * r + soft * np.logaddexp(0, -r / soft)
+        slope = QUANTILE - 1 / (1 + np.exp(np.clip(r / soft, -50, 50)))
+        return float(value.mean()), -(A * slope[:, None]).mean(0)
+
+    start = np.r_[np.quantile(y, QUANTILE), np.zeros(X.shape[1])]
+    b = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000}).x
+    slopes = b[1:] / scale
+    return np.r_[b[0] - slopes @ mean, slopes]
+
+
+def judge(name: str, X: Array, error: Array, depth: Array, b: Array) -> None:
+    limit = np.exp(b[0] + X @ b[1:])
+    rank = np.argsort(limit)
+    miss = (error * depth)[rank]
+    parts = [
+        f"{p} %: {m.mean():.3f} / {np.quantile(m, 0.95):.3f}"
+        for p in (50, 75, 85, 92, 96)
+        for m in [miss[: p * len(miss) // 100]]
+    ]
+    print(
+        f"{name}: inside {100 * (error < limit).mean():.1f} %; MAE / P95 mm of the surest", *parts
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("worlds", nargs="+")
+    parser.add_argument("--test", nargs="*", default=[])
+    parser.add_argument("--frames", default="60-640", help="end of the folders' names")
+    parser.add_argument("--config", default="cpu")
+    a = parser.parse_args()
+    found = {w: evidence_of(a.store / f"{w}-{a.frames}", a.config) for w in [*a.worlds, *a.test]}
+    names = found[a.worlds[0]][1]
+    b = fit(
+        np.concatenate([found[w][0] for w in a.worlds]),
+        np.concatenate([found[w][2] for w in a.worlds]),
+    )
+    for name, value in zip(["constant", *names], b, strict=True):
+        print(f"    {name}: float = {value:.3f}")
+    for world, (X, _, error, depth) in found.items():
+        judge(f"{world}{' (test)' if world in a.test else ''}", X, error, depth, b)
+
+
+if __name__ == "__main__":
+    main()
