@@ -1,7 +1,7 @@
 """Speed of the training and rendering core: kernels, torch twin, torch.compile, nerfstudio.
 
     python benchmarks/core.py [--pairs 7] [--rays 4096] [--samples 32] [--no-compile]
-                              [--nerfstudio FOLDER] [--json FILE]
+                              [--nerfstudio FOLDER] [--device cpu|cuda] [--json FILE]
 
 Same work for all: 12 levels x 2 features, tables of 2^17 rows, 32-wide nets; a training step is
 forward, backward and Adam, a rendering goes to colour, three depth quantiles and opacity. Each rival
@@ -38,6 +38,7 @@ import roofline
 import torch
 
 from endorecon.config import FieldConfig
+from endorecon.errors import EnvironmentFault
 from endorecon.field import native, twin
 from endorecon.field.hashgrid import encode
 from endorecon.field.nerf import NerfField
@@ -48,11 +49,14 @@ RATES = Rates(1e-3, 2e-4, 1e-4, 100)
 Work = Callable[[], Any]
 
 
-def make_work(rays: int, samples: int) -> tuple[NerfField, RayBatch]:
+def make_work(
+    rays: int, samples: int, device: str = "cpu", backend: str = "auto"
+) -> tuple[NerfField, RayBatch]:
     """A field of the default shape with a surface in it, and one batch of rays round it."""
-    config = dataclasses.replace(FieldConfig(), samples=samples)
-    field = NerfField(config, np.zeros(3), 2.5, 1.0, 0.1, 40, 0, "cpu")
-    field.parameters.table.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(0))
+    config = dataclasses.replace(FieldConfig(), samples=samples, backend=backend)
+    field = NerfField(config, np.zeros(3), 2.5, 1.0, 0.1, 40, 0, device)
+    values = torch.rand(field.parameters.table.shape, generator=torch.Generator().manual_seed(0))
+    field.parameters.table.copy_(values - 0.5)
     g = torch.Generator().manual_seed(1)
     view = torch.randn(rays, 3, generator=g)
     view = view / view.norm(dim=1, keepdim=True)
@@ -66,6 +70,9 @@ def make_work(rays: int, samples: int) -> tuple[NerfField, RayBatch]:
         torch.rand(rays, 3, generator=g), ones, surface[:, 0].contiguous(), ones * 0.01,
         (torch.rand(rays, generator=g) < 0.25).float() * 0.1, None, 0.05, 0.003,
     )  # fmt: skip
+    for name, value in vars(batch).items():
+        if isinstance(value, torch.Tensor):
+            setattr(batch, name, value.to(device))
     return field, batch
 
 
@@ -114,6 +121,10 @@ class Nerfstudio:
         ]
         self.adam = torch.optim.Adam(self.parameters, lr=1e-3, eps=1e-15)
 
+    def to(self, device: str) -> None:
+        for part in (self.grid, self.sphere, self.density, self.colour):
+            part.to(device)
+
     def density_net(self, p: twin.Parameters, x: torch.Tensor) -> tuple[Any, Any]:
         out = self.density(self.grid(x))
         shift, most = twin.LOG_SIGMA_SHIFT, twin.LOG_SIGMA_MAX
@@ -144,6 +155,8 @@ def timed(work: Work, at_least: float = 0.0) -> float:
     while True:
         work()
         runs += 1
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         spent = time.perf_counter() - start
         if spent >= at_least:
             return spent / runs
@@ -204,11 +217,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--nerfstudio", type=Path, help="folder that holds the package")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    field, batch = make_work(args.rays, args.samples)
+    field, batch = make_work(args.rays, args.samples, args.device)
     n = args.rays * args.samples
-    print(f"{machine_name()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
+    where = torch.cuda.get_device_name() if args.device == "cuda" else machine_name()
+    print(f"{where}; torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{args.rays} rays x {args.samples} samples, {args.pairs} pairs; {field.kernels}")
     print(f"load before: {load()}")
     if field.library is None:
@@ -234,11 +249,20 @@ def main() -> None:
     except Exception as error:  # it fails in many ways where a package or a driver is missing
         print(f"nerfstudio: SKIPPED, it does not import here ({type(error).__name__}: {error})")
     else:
+        other.to(args.device)
         training["nerfstudio"] = lambda: other.train(p, batch)
         rendering["nerfstudio"] = lambda: other.instead(twin_render)
         compare_encodings(p, other, n, args.pairs)
 
-    results: dict[str, Any] = {"machine": machine_name(), **vars(args), "load": os.getloadavg()[0]}
+    try:
+        tiny, _ = make_work(args.rays, args.samples, args.device, "tinycudann")
+    except EnvironmentFault as error:
+        print(f"tinycudann: SKIPPED ({error.what})")
+    else:
+        training["tinycudann"] = lambda: tiny.learn(batch, RATES)
+        rendering["tinycudann"] = lambda: tiny.look(batch, QUANTILES)
+
+    results: dict[str, Any] = {"machine": where, **vars(args), "load": os.getloadavg()[0]}
     verdict = []
     spent = {}
     for kind, work, rivals in (
@@ -257,6 +281,12 @@ def main() -> None:
                   f"({min(t.ratios):.1f}-{max(t.ratios):.1f})")  # fmt: skip
         results[kind] = {"kernels_s": mine, **{k: vars(t) for k, t in told.items()}}
         verdict.append(f"{kind}: " + ", ".join(f"{t.ratio:.1f} x {k}" for k, t in told.items()))
+    if args.device == "cuda":
+        print("no roofline on a GPU yet: see the kernels' own counters (ncu)")
+        print("\n" + "\n".join(verdict))
+        if args.json:
+            args.json.write_text(json.dumps(results, indent=1, default=str))
+        return
     m = roofline.measure()
     print(f"\nroofline of all cores, measured now: {m.flops * 1e-9:.0f} GFLOP/s, "
           f"{m.reads * 1e-6:.0f} M random reads/s and {m.updates * 1e-6:.0f} M updates/s in 1 MB a "
@@ -273,7 +303,7 @@ def main() -> None:
 
 def compare_encodings(p: twin.Parameters, other: Nerfstudio, n: int, pairs: int) -> None:
     """The eager twin's encoding beside nerfstudio's: the yardstick must not be a slow one."""
-    x = torch.rand(n, 3)
+    x = torch.rand(n, 3, device=p.table.device)
 
     def own() -> None:
         p.table.requires_grad_(True)
