@@ -105,6 +105,17 @@ def test_a_wrong_study_is_refused_before_anything_starts(
         study_in(tmp_path, STUDY.replace(old, new))
 
 
+def test_a_setting_whose_default_is_none_takes_a_number_and_null(tmp_path: Path) -> None:
+    bone = study_in(tmp_path, STUDY.replace("loop.max_rounds: [1, 2]", "evaluate.air_hu: 250"))
+    assert bone.settings[1].config["evaluate"]["air_hu"] == 250.0
+    assert bone.settings[0].config["evaluate"]["air_hu"] is None
+    steps = dict((s[0], s[2]) for s in units_of(bone, tmp_path)[2].steps)
+    at = steps["evaluate"].index("--evaluate.air-hu")
+    assert steps["evaluate"][at + 1] == "250.0"
+    with pytest.raises(UsageError, match="must be float or null, got 'bone'"):
+        study_in(tmp_path, STUDY.replace("loop.max_rounds: [1, 2]", "evaluate.air_hu: bone"))
+
+
 def test_the_content_of_a_large_file_is_seen_by_size_and_both_ends(tmp_path: Path) -> None:
     file = tmp_path / "big"
     file.write_bytes(b"a" * (17 << 20))

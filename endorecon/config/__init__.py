@@ -9,6 +9,7 @@ numbers serve a scene in millimetres and a scene without unit.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +83,17 @@ def with_differences(config: Any, differences: dict[str, Any], where: str = "") 
                 raise TypeError(f"{name} is a section, not a value")
             changes[key] = with_differences(old, value, f"{name}.")
             continue
-        if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        allowed = _types(type(config), key)
+        if float in allowed and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if type(value) is not type(old):
-            raise TypeError(f"{name} must be {type(old).__name__}, got {value!r}")
+        if type(value) not in allowed:
+            words = " or ".join("null" if t is type(None) else t.__name__ for t in allowed)
+            raise TypeError(f"{name} must be {words}, got {value!r}")
         changes[key] = value
     return dataclasses.replace(config, **changes)
+
+
+def _types(config: type, key: str) -> tuple[type, ...]:
+    """The types a value may have: one, or those of a union such as `float | None`."""
+    found = typing.get_type_hints(config)[key]
+    return typing.get_args(found) or (found,)
