@@ -106,6 +106,8 @@ class Evaluate:
     """Distances to measure (distances.yaml)."""
     series: str | None = None
     """Series UID, when the DICOM folder holds several."""
+    metric_poses: Path | None = None
+    """The camera's path in mm (tracker, robot; COLMAP folder, JSON or TUM): a source of scale."""
     hold_out: str = "pairs"
     """pairs: each distance is scaled by a fit that has not seen its landmarks; none; or names."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
@@ -122,7 +124,7 @@ def evaluate(args: list[str]) -> int:
     show(
         evaluate_run(
             e.run, e.ct, e.ct_landmarks, e.landmarks, e.clicks, e.distances, e.evaluate, held,
-            e.series,
+            e.series, e.metric_poses,
         )
     )  # fmt: skip
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from synthetic_run import Made, make_run
+from synthetic_run import ORIGIN, Made, make_run
 
 from endorecon.config import EvaluateConfig
 from endorecon.errors import EndoreconError, InputRefused, NotEnoughInformation, UsageError
 from endorecon.evaluate import report
 from endorecon.evaluate.run import COLUMNS, Evaluation, evaluate_run
 from endorecon.evaluate.statistics import share_with_interval
-from endorecon.geometry import apply
+from endorecon.geometry import apply, invert
 from endorecon.io.meshes import read_mesh, write_mesh
 from endorecon.io.rundir import RunDir
 from endorecon.io.slicer import read_landmarks, write_landmarks
@@ -188,6 +189,30 @@ def test_the_ct_of_somebody_else_is_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(EndoreconError, match="CT") as caught:
         run_it(made, ct=tmp_path / "other.nii.gz", ct_landmarks=marks)
     assert caught.value.exit_code in (3, 4)
+
+
+@pytest.mark.slow
+def test_landmarks_that_start_a_fit_in_the_wrong_place_are_refused(
+    made: Made, tmp_path: Path
+) -> None:
+    # four corners of a square, named a quarter turn round: they fit to 2 mm, 90 degrees wrong
+    corners = ORIGIN + 10.0 * np.array([[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]])
+    v = made.mesh.vertices
+    on_wall = v[[int(((v - c) ** 2).sum(1).argmin()) for c in corners]]
+    turned = apply(invert(made.ct_from_recon), np.roll(on_wall, 1, axis=0))
+    write_landmarks(tmp_path / "ct.mrk.json", Landmarks(tuple("abcd"), on_wall))
+    write_landmarks(tmp_path / "recon.mrk.json", Landmarks(tuple("abcd"), turned))
+    with pytest.raises(EndoreconError, match=r"contradict each other|does not fit|lies on the CT"):
+        evaluate_run(made.run, made.ct, tmp_path / "ct.mrk.json", tmp_path / "recon.mrk.json")
+
+
+@pytest.mark.slow
+def test_a_ct_that_hardly_overlaps_the_video_is_refused(made: Made, tmp_path: Path) -> None:
+    v, f = made.mesh.vertices, made.mesh.faces
+    near = np.linalg.norm(v[:, None] - made.landmarks.xyz, axis=-1).min(1) < 4.0
+    write_mesh(tmp_path / "little.stl", dataclasses.replace(made.mesh, faces=f[near[f].all(1)]))
+    with pytest.raises(NotEnoughInformation, match=r"Only 1.% of the observed surface lies on"):
+        run_it(made, ct=tmp_path / "little.stl")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ Units: those of the target (mm); poses `b_from_a` (4, 4).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,18 @@ Array = NDArray[Any]
 _CELL_MM = 3.0  # residuals nearer than this are taken as correlated
 _JOINT_MM = 6.0  # depth errors of one reconstruction within this distance are taken as one
 _MIN_COSINE = 0.5  # between normals of a pair
+
+
+class Surroundings(Protocol):
+    """What ICP asks of a target: closest places, and the normal and rim flag of each face."""
+
+    @property
+    def normals(self) -> Array: ...
+
+    @property
+    def rim(self) -> Array: ...
+
+    def closest(self, points: Array) -> tuple[Array, Array]: ...
 
 
 class Target:
@@ -117,7 +129,7 @@ class Pairs:
     valid: Array  # (n,) not on the rim, normals agree
 
 
-def pair(points: Points, target: Target, b_from_a: Array) -> Pairs:
+def pair(points: Points, target: Surroundings, b_from_a: Array) -> Pairs:
     """Closest points of all moved points, with vetoes."""
     moved = apply(b_from_a, points.xyz)
     closest, face = target.closest(moved)
@@ -144,7 +156,7 @@ class IcpResult:
 
 def icp(
     points: Points,
-    target: Target,
+    target: Surroundings,
     start: Array,
     with_scale: bool,
     width: float = 4.0,
@@ -203,7 +215,7 @@ def _step(step: Array, centre: Array) -> Array:
 
 
 def _finish(
-    points: Points, target: Target, T: Array, with_scale: bool, width: float, inlier: float
+    points: Points, target: Surroundings, T: Array, with_scale: bool, width: float, inlier: float
 ) -> IcpResult:
     p = pair(points, target, T)
     r = np.einsum("ni,ni->n", p.moved - p.closest, p.normal)

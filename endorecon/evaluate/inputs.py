@@ -20,7 +20,6 @@ from endorecon.evaluate import clicks as ck
 from endorecon.evaluate import landmarks as lm
 from endorecon.evaluate import lifting as lf
 from endorecon.evaluate.icp import Target, vertex_normals
-from endorecon.evaluate.measure import Plan
 from endorecon.evaluate.observers import with_observers
 from endorecon.evaluate.register import OwnScale, Paired
 from endorecon.geometry import apply, scale_of
@@ -70,49 +69,6 @@ def source_camera(info: dict[str, Any]) -> Camera:
             "run.json does not hold the camera of the source video, so clicks have no place",
             "give landmarks as 3D points with --landmarks",
         ) from error
-
-
-def own_scale(info: dict[str, Any], surface: Surface) -> tuple[OwnScale | None, tuple[str, ...]]:
-    """Millimetres that the run has by itself, with the relative sigma it recorded."""
-    if surface.unit != "mm":
-        return None, ()
-    source = info.get("scale_source")
-    if not source:
-        raise InputRefused(
-            "The run calls itself metric but names no source of its scale",
-            "run `endorecon fit` again with metric poses, or without a unit",
-        )
-    sigma = info.get("scale_sigma")
-    if isinstance(sigma, int | float) and np.isfinite(sigma) and sigma >= 0:
-        return OwnScale(1.0, float(sigma), str(source)), ()
-    note = "the run records no uncertainty of its scale: the intervals leave it out"
-    return OwnScale(1.0, 0.0, str(source)), (note,)
-
-
-def scale_from_known(plans: list[Plan], recon: ReconLandmarks) -> OwnScale | None:
-    """Millimetres from lengths known in view (a shaft, a ruler), weighted by precision."""
-    found = []
-    for plan in (p for p in plans if p.known_mm is not None):
-        names = {n.casefold(): k for k, n in enumerate(recon.mean.names)}
-        if any(p.casefold() not in names for p in plan.points):
-            continue
-        i, j = names[plan.points[0].casefold()], names[plan.points[-1].casefold()]
-        d = recon.mean.xyz[j] - recon.mean.xyz[i]
-        length = float(np.linalg.norm(d))
-        covariance = recon.mean.covariance
-        spread = 0.0
-        if covariance is not None:
-            u = d / length
-            spread = float(u @ (covariance[i] + covariance[j]) @ u) / length**2
-        known = float(plan.known_mm or 0.0)
-        found.append((known / length, spread + (plan.known_sigma_mm / known) ** 2, plan.name))
-    if not found:
-        return None
-    weight = np.array([1 / max(v, 1e-8) for _, v, _ in found])
-    log = float(np.average([np.log(f) for f, _, _ in found], weights=weight))
-    names_text = ", ".join(n for _, _, n in found)
-    sigma = float(1 / np.sqrt(weight.sum()))
-    return OwnScale(float(np.exp(log)), sigma, f"known distance in view ({names_text})")
 
 
 def clean_surface(surface: Surface, centres: Array) -> tuple[Surface, tuple[str, ...]]:

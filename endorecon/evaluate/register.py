@@ -32,6 +32,7 @@ from endorecon.scene import OBSERVED, Registration, Surface
 
 Array = NDArray[Any]
 _WEAK_MM = 0.5  # a motion looser than this is not fixed by the surface
+_CONTRADICT_MM = 2.0  # beyond twice the FRE: the fit left the place that the landmarks mean
 _HOME_MM = 0.3  # a perturbed start that ends nearer than this has come home
 
 
@@ -162,6 +163,13 @@ def register(
         )
     if fitted is not None and paired is not None:
         moved = np.linalg.norm(apply(best.b_from_a, paired.recon) - paired.ct, axis=1)
+        if np.median(moved) > 2 * fitted.fre + _CONTRADICT_MM:
+            raise InputRefused(
+                f"Landmarks and surface contradict each other: where the surface fits the CT, the "
+                f"landmarks lie {np.median(moved):.1f} mm off (median); where they fit, to "
+                f"{fitted.fre:.1f} mm, it does not",
+                "check that each name means the same place on both sides",
+            )
         if np.median(moved) > 2 * fitted.fre + 0.5:
             notes.append(
                 f"surface and landmarks disagree: after ICP the landmarks lie "

@@ -23,7 +23,7 @@ from endorecon.config import EvaluateConfig
 from endorecon.errors import UsageError
 from endorecon.evaluate import distances as measured
 from endorecon.evaluate import inputs as given
-from endorecon.evaluate import report, summary
+from endorecon.evaluate import report, scales, summary
 from endorecon.evaluate.icp import Target
 from endorecon.evaluate.measure import Plan, read_plans
 from endorecon.evaluate.register import OwnScale, Registered, register, surface_points
@@ -71,10 +71,12 @@ def evaluate_run(
     config: EvaluateConfig | None = None,
     hold_out: str | tuple[str, ...] = "pairs",
     series: str | None = None,
+    metric_poses: Path | None = None,
 ) -> Evaluation:
     """Evaluate a run folder against a CT and write RUN/evaluation.
 
-    `distances` is distances.yaml. hold_out: "pairs" (the scale of each distance comes from a fit
+    `distances` is distances.yaml; metric_poses: the camera's path in mm, a source of scale for a
+    run that has none. hold_out: "pairs" (the scale of each distance comes from a fit
     that has not seen its landmarks), "none", or names of landmarks left out of every fit. Raises
     EndoreconError subclasses as ecosystem.md 6.2 and 6.3 ask; then nothing is written.
     """
@@ -91,9 +93,11 @@ def evaluate_run(
     surface, notes = given.clean_surface(folder.surface(), centres)
     todo = read_plans(distances) if distances is not None else []
     recon = given.recon_landmarks(folder, surface, info, landmarks, clicks, config)
-    own, more = given.own_scale(info, surface)
+    own, more = scales.own_scale(info, surface)
+    if own is None and metric_poses is not None:
+        own = scales.scale_from_poses(folder.cameras(), metric_poses)
     if own is None and recon is not None:
-        own = given.scale_from_known(todo, recon)
+        own = scales.scale_from_known(todo, recon)
     side = given.ct_side(Path(ct), ct_landmarks, series, recon, surface, own, config)
     todo = todo or default_plans(side.paired.names if side.paired else ())
     points = surface_points(surface, config)

@@ -177,8 +177,11 @@ def warnings(
     out = []
     refused = [m for m in rows if m.status != "ok"]
     if refused:
-        reasons = "; ".join(sorted({m.status.removeprefix("refused: ") for m in refused})[:4])
-        out.append(f"{len(refused)} of {len(rows)} measures were refused: {reasons}")
+        why = [r for m in refused for r in m.status.removeprefix("refused: ").split("; ")]
+        often = sorted(dict.fromkeys(why), key=lambda r: -why.count(r))
+        more = f"; and {len(often) - 4} other reasons" if len(often) > 5 else ""
+        shown = "; ".join(often[:4] if more else often)
+        out.append(f"{len(refused)} of {len(rows)} measures were refused: {shown}{more}")
     leaky = {m.name for m in rows if m.status == "ok" and not m.held_out}
     if leaky:
         out.append(
