@@ -67,7 +67,7 @@ def test_poses_that_cannot_give_a_scale_are_refused(tmp_path: Path) -> None:
         scale_from_poses(cameras(path), tracker(file, path[:4]))
     noise = np.random.default_rng(0).normal(0, 0.05, path.shape)
     with pytest.raises(NotEnoughInformation, match="move the tip farther"):
-        scale_from_poses(cameras(0.02 * path), tracker(file, 0.02 * path + noise))
+        scale_from_poses(cameras(0.1 * path), tracker(file, 0.1 * path + noise))
 
 
 def test_known_lengths_in_view_are_weighted_by_what_they_know() -> None:
