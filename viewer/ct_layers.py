@@ -67,6 +67,7 @@ class CtLayers:
             )
             quad.active_texture_coordinates = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], float)
             texture = pv.Texture(np.repeat(grey(hu, window)[..., None], 3, 2))
+            texture.interpolate = True
             actors.append(plotter.add_mesh(
                 quad, texture=texture, name=f"ct-{name}", lighting=False, reset_camera=False,
                 render=False, pickable=False,

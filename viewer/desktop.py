@@ -120,7 +120,7 @@ def make_window(case: Case, ct: Path | None = None, follow: bool = False) -> Any
     later.timeout.connect(lambda: [panel.refresh() for _, panel, _ in panels])
     session.listeners.append(lambda: later.start(30))
     clock = QtCore.QTimer(window)
-    clock.timeout.connect(session.rounds.tick)
+    clock.timeout.connect(session.tick)
     clock.start(TICK_MS)
     window.clock = clock
     later.start(0)

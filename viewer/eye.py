@@ -16,6 +16,7 @@ from .overlay import LETTERS
 from .style import CYAN, YELLOW
 
 Array = NDArray[Any]
+FRUSTA = 14  # drawn along the path; more hide what they look at
 
 
 def look_from(camera: Any, v: Array | None, window: tuple[int, int], way: str = "") -> None:
@@ -79,7 +80,7 @@ def add_path(plotter: Any, c: Cameras | None, k: int, diagonal: float) -> list[A
     if c is None or not len(c.frame_index):
         return []
     poses, size = c.world_from_camera, 0.025 * diagonal
-    some = poses[:: max(1, len(poses) // 40)]
+    some = poses[:: -(-len(poses) // FRUSTA)]
     lines = camera_lines(some, c.K, c.width, c.height, size)
     now = camera_lines(poses[[k]], c.K, c.width, c.height, 1.6 * size)
     actors = [

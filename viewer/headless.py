@@ -19,6 +19,7 @@ FPS, SECONDS = 25, 8
 
 def view_pixels(session: Session) -> Array:
     """The whole window as RGB (h, w, 3) uint8."""
+    session.motion.settle()
     session.draw_now()
     return np.asarray(session.plotter.screenshot(return_img=True))[..., :3]
 

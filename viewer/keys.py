@@ -101,10 +101,10 @@ ACTIONS: tuple[tuple[tuple[str, ...], str, Action], ...] = (
 )
 MOUSE = (
     ("left drag", "turn"),
-    ("middle drag, shift + left drag", "move"),
-    ("right drag, wheel", "zoom"),
-    ("left click", "place a point with the tool in hand"),
-    ("shift + click, shift + move", "CT slices jump to the surface"),
+    ("middle drag", "move (shift + left drag, too)"),
+    ("right drag", "zoom (wheel, too)"),
+    ("left click", "place a point with the tool"),
+    ("shift+move", "CT slices follow on the surface"),
 )
 NAMES = {"arrowright": "→", "arrowleft": "←", " ": "space", "escape": "Esc", "enter": "Enter"}
 _BY_KEY = {key: action for keys, _, action in ACTIONS for key in keys}
@@ -122,9 +122,9 @@ def press(session: Session, key: str) -> bool:
 def text() -> str:
     """The keys and the mouse in two columns, for the screen."""
     lines = [(", ".join(NAMES.get(k, k) for k in keys), what) for keys, what, _ in ACTIONS]
+    lines += [("", ""), ("MOUSE", "as in 3D Slicer"), *MOUSE]
     half = (len(lines) + 1) // 2
     left, right = lines[:half], lines[half:] + [("", "")] * (2 * half - len(lines))
-    rows = [f"  {a:<7}{b:<40}{c:<10}{d}" for (a, b), (c, d) in zip(left, right, strict=True)]
-    mouse = [f"  {a:<34}{b}" for a, b in MOUSE]
-    return "\n".join(["", "  KEYS (? closes)", "", *rows, "", "  MOUSE, as in 3D Slicer", "",
-                      *mouse, ""])  # fmt: skip
+    rows = [f"  {a:<7}{b:<40}{c:<13}{d}" for (a, b), (c, d) in zip(left, right, strict=True)]
+    width = max(map(len, rows)) + 2
+    return "\n".join(f"{row:<{width}}" for row in ["", "  KEYS (? closes)", "", *rows, ""])

@@ -11,7 +11,8 @@ from endorecon.errors import EndoreconError
 from endorecon.io.slicer import read_landmarks
 
 from .case import Case
-from .drawing import _label, _spots
+from .drawing import spots
+from .labels import label
 from .style import GREEN
 
 
@@ -30,6 +31,6 @@ def add_landmarks(plotter: Any, case: Case) -> tuple[list[Any], str]:
         except EndoreconError as error:
             words = str(error)
             continue
-        actors.append(_spots(plotter, found.xyz, GREEN, f"landmarks-{k}"))
-        actors += [_label(plotter, n, found[n], GREEN) for n in found.names]
+        actors += spots(plotter, found.xyz, GREEN, f"landmarks-{k}")
+        actors += [label(plotter, n, found[n], GREEN) for n in found.names]
     return actors, words

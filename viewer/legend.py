@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .case import Case
 from .overlay import dress
 from .style import BACKGROUND, GUESSED, OBSERVED, WEAK, WHITE, unit_color
-from .surface_layer import colormap
+from .surface_layer import colormap, ticks
 
 TITLES = {"sigma": "sigma", "ct": "to CT", "depth": "depth"}
 
@@ -22,10 +24,12 @@ class Legend:
         self.renderer = renderer
         self.bar = vtkScalarBarActor()
         self.bar.SetUnconstrainedFontSize(True)
-        self.bar.SetNumberOfLabels(5)
-        self.bar.SetBarRatio(0.32)
-        self.bar.SetPosition(0.895, 0.545)
-        self.bar.SetWidth(0.095)
+        self.bar.SetBarRatio(0.28)
+        self.bar.SetPosition(0.87, 0.545)
+        self.bar.SetWidth(0.12)
+        self.bar.SetDrawBackground(True)
+        self.bar.GetBackgroundProperty().SetColor(*unit_color(BACKGROUND))
+        self.bar.GetBackgroundProperty().SetOpacity(0.7)
         self.bar.SetHeight(0.35)
         self.bar.SetVerticalTitleSeparation(10)
         self.bar.SetVisibility(False)
@@ -60,7 +64,10 @@ class Legend:
         table = LookupTable(colormap(colouring == "depth"), scalar_range=limits)
         self.bar.SetLookupTable(table)
         self.bar.SetTitle(f"{TITLES[colouring]} [{'mm' if case.mm else 'u'}]")
-        self.bar.SetLabelFormat("{:.3g}" if max(map(abs, limits)) < 0.1 else "{:.2f}")
+        labels = ticks(*limits)
+        step = (limits[1] - limits[0]) / (labels - 1)
+        self.bar.SetNumberOfLabels(labels)
+        self.bar.SetLabelFormat(f"{{:.{max(0, -int(np.floor(np.log10(step) + 1e-9)))}f}}")
         for p in (self.bar.GetTitleTextProperty(), self.bar.GetLabelTextProperty()):
             dress(p, WHITE, size)
             p.SetColor(*unit_color(WHITE))

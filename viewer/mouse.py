@@ -33,8 +33,8 @@ class Mouse:
         style.AddObserver("RightButtonReleaseEvent", self._right_up)
         style.AddObserver("CharEvent", lambda *_: None)  # VTK's letter keys are not ours
         style.AddObserver("KeyPressEvent", lambda *_: None)
-        style.AddObserver("StartInteractionEvent", lambda *_: session.turning(True))
-        style.AddObserver("EndInteractionEvent", lambda *_: session.turning(False))
+        style.AddObserver("StartInteractionEvent", lambda *_: session.motion.start())
+        style.AddObserver("EndInteractionEvent", lambda *_: session.motion.stop())
         interactor.SetInteractorStyle(self.style)
         # On the style, not on the interactor: while it turns, the style has all events for itself.
         style.AddObserver("LeftButtonPressEvent", self._left_down)
@@ -76,11 +76,11 @@ class Mouse:
 
     def _right_down(self, *_: Any) -> None:
         self._zoom_from = self.iren.GetEventPosition()[1]
-        self.session.turning(True)
+        self.session.motion.start()
 
     def _right_up(self, *_: Any) -> None:
         self._zoom_from = None
-        self.session.turning(False)
+        self.session.motion.stop()
 
     def _zoom(self, y: int) -> None:
         assert self._zoom_from is not None

@@ -70,6 +70,7 @@ class Overlay:
         self.write("title", f"{case.name}{source} · {case.date} · {case.version}"
                             f" · {case.info.get('status', '?')}")  # fmt: skip
         self.write("state", case.state, WHITE if case.mm else AMBER)
+        self._size = (0, 0)  # fit them again
 
     def write(self, name: str, text: str, color: str | None = None) -> None:
         """Change one of the texts; a long message is broken into lines."""
@@ -112,9 +113,8 @@ class Overlay:
             p.SetFontFile(FONT.replace("DejaVuSans.ttf", "DejaVuSansMono.ttf"))
             p.SetJustificationToLeft()
             actor.SetPosition(0.04, 0.5)
-        if name in ("message", "help", "tool"):
-            p.SetBackgroundColor(*unit_color(BACKGROUND))
-            p.SetBackgroundOpacity(0.86)
+        p.SetBackgroundColor(*unit_color(BACKGROUND))  # it must read over a bright wall, too
+        p.SetBackgroundOpacity({"help": 0.96, "message": 0.86, "tool": 0.86}.get(name, 0.6))
         actor.SetVisibility(bool(text))
         self.renderer.AddViewProp(actor)
         self._texts[name] = (actor, share)
@@ -182,12 +182,13 @@ class Overlay:
                 actor.GetTextProperty().SetFontSize(max(11, round(size)))
             if self.full:  # the keys must fit, and a sentence breaks before it runs out
                 p = self._texts["help"][0].GetTextProperty()
-                p.SetFontSize(max(9, round(min(H / 46, W / 60))))
+                p.SetFontSize(max(9, int(min(H / 36, W / 62))))
                 self.write("message", self._message)
             narrow = W < 1.15 * H  # beside another view
             p = self._texts["clinical"][0].GetTextProperty()
             (p.SetJustificationToLeft if narrow else p.SetJustificationToRight)()
             self._texts["clinical"][0].SetPosition(*((0.012, 0.89) if narrow else (0.988, 0.988)))
+            self._fit_title(0.97 * W if narrow else 0.62 * W)
         if not self.full:
             return
         camera = self.renderer.GetActiveCamera()
@@ -198,6 +199,7 @@ class Overlay:
         right = np.cross(forward, np.array(camera.GetViewUp()))
         right /= max(float(np.linalg.norm(right)), 1e-12)
         up = np.cross(right, forward)
+        lps = lps and not self.helping
         for name, way in (("left", -right), ("right", right), ("top", up), ("bottom", -up)):
             self.write(name, letters_of(way) if lps else "")
         self._cube.SetDraw(bool(lps))
@@ -206,6 +208,16 @@ class Overlay:
         view.SetPosition(*(-4.6 * forward))
         view.SetViewUp(*up)
         self._cube.ResetCameraClippingRange()
+
+    def _fit_title(self, width: float) -> None:
+        """Title and state in smaller letters where they would run into what stands beside them."""
+        for name in ("title", "state"):
+            actor, _ = self._texts[name]
+            bounds, p = [0.0] * 4, actor.GetTextProperty()
+            actor.GetBoundingBox(self.renderer, bounds)
+            long = bounds[1] - bounds[0]
+            if long > width:
+                p.SetFontSize(max(9, int(p.GetFontSize() * width / long)))
 
     def _update_bar(self, camera: Any, W: int, H: int) -> None:
         half = np.tan(np.radians(camera.GetViewAngle()) / 2) * camera.GetDistance()

@@ -19,6 +19,7 @@ from endorecon.scene import OBSERVED, WEAK, DepthMap, Surface
 Array = NDArray[Any]
 FACES = 150_000  # of the whole preview
 JUMP = 0.08  # relative depth step that tears the grid
+LONG = 5.0  # times the side of a quad that faces the camera
 TRUST = 0.25  # below: weak
 
 
@@ -68,6 +69,10 @@ def _grid(run: RunDir, d: DepthMap, quads: int) -> tuple[Array, ...]:
     # A step is steeper where the grid is coarser, hence the root of the stride.
     whole = np.isfinite(zq).all(1)
     whole &= np.ptp(np.where(whole[:, None], zq, 0), 1) < JUMP * np.sqrt(stride) * zq[:, 0]
+    # A strip across an edge is long in space for its size in the picture: it is torn, too.
+    corners = points[quad]
+    longest = np.linalg.norm(np.diff(corners, axis=1, append=corners[:, :1]), axis=2).max(1)
+    whole &= longest < LONG * stride * zq[:, 0] / d.K[0, 0]
     quad = quad[whole]
     faces = np.concatenate([quad[:, [0, 1, 2]], quad[:, [0, 2, 3]]])
     used = np.unique(faces)

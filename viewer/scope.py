@@ -154,11 +154,28 @@ class Scope:
             0.6 * self._depths()[0],
         )  # fmt: skip
         actor = self.session.plotter.add_mesh(
-            quad, texture=pv.Texture(image), name="video-frame", lighting=False,
+            quad, texture=pv.Texture(self._cut_out(image)), name="video-frame", lighting=False,
             reset_camera=False, render=False, pickable=False,
         )  # fmt: skip
         actor.prop.opacity = self.blend
         return [actor]
+
+    def _cut_out(self, image: Array) -> Array:
+        """The frame (h, w, 4) clear outside the scope's round picture, which would darken the view.
+
+        The run's mask tells the round; its holes (highlights) stay part of the picture.
+        """
+        from PIL import Image
+        from scipy.ndimage import binary_fill_holes
+
+        seen = np.full(image.shape[:2], 255, np.uint8)
+        try:
+            with Image.open(self.session.case.run.path / f"masks/{self.frame_index:06d}.png") as file:
+                mask = np.asarray(file.convert("L").resize(image.shape[1::-1]))
+            seen = np.where(binary_fill_holes(mask > 0), 255, 0).astype(np.uint8)
+        except OSError:
+            pass  # a run without masks: the whole frame
+        return np.dstack([image, seen])
 
     def spot_at(self, u: float, v: float) -> Spot | None:
         """The surface seen at pixel (u, v) of the current frame (first centre at .5, .5)."""

@@ -20,8 +20,10 @@ from .ct_layers import CtLayers
 from .drawing import draw
 from .eye import add_path, clip_planes, look_from
 from .hands import Hands
+from .labels import Placement
 from .layers import Clip, Layers
 from .legend import Legend
+from .motion import Motion
 from .overlay import Overlay
 from .rounds import Rounds
 from .scope import Scope
@@ -30,8 +32,6 @@ from .style import BACKGROUND
 from .surface_layer import COLOURINGS, SurfaceLayer, depth_in, faces_towards, limits
 
 Array = NDArray[Any]
-SLOW_S = 0.08  # a picture that takes longer than this is drawn by its twin while turning
-LIGHT_FACES = 120_000  # never a twin below this
 
 
 def make_plotter(size: tuple[int, int] = (1400, 900), off_screen: bool = True) -> Any:
@@ -70,9 +70,11 @@ class Session:
         self.other.InteractiveOff()  # or it would take the mouse in the right half
         self.overlay = Overlay(self.renderer, case)
         self.legend = Legend(self.renderer)
+        self.labels = Placement(self.renderer)
         self.layers = Layers(plotter)
         self.scope = Scope(self)
         self.rounds = Rounds(self)
+        self.motion = Motion(self)
         self.surface_layer: SurfaceLayer | None = None
         self.cursor = np.zeros(3)
         self.hands = Hands(self)
@@ -269,34 +271,17 @@ class Session:
         self.renderer.ResetCameraClippingRange()
         self.changed()
 
-    def turning(self, now: bool) -> None:
-        """While the hand turns a scene that is slow to draw, its light twin stands in."""
-        layer, surface = self.surface_layer, self.case.surface
-        if layer is None or surface is None or not self.layers.all["surface"].visible:
-            return
-        slow = self.renderer.GetLastRenderTimeInSeconds() > SLOW_S
-        if now and not (len(surface.faces) > LIGHT_FACES and (slow or layer.has_twin)):
-            return
-        if not now and not layer.has_twin:
-            return
-        twin = layer.twin()
-        for actor in twin.actors:
-            actor.SetVisibility(now)
-            actor.prop.culling = layer.actors[0].prop.culling
-            if actor.mapper is not None:
-                from .layers import clip_mapper
-
-                clip_mapper(actor.mapper, self.layers.clip)
-        for actor in layer.actors:
-            actor.SetVisibility(not now)
-        if not now:
-            self.render()
+    def tick(self) -> None:
+        """Called by the front door's timer, a few times a second."""
+        self.motion.tick()
+        self.rounds.tick()
 
     def render(self) -> None:
         self.on_render()
 
     def changed(self) -> None:
         """Draw, and tell the panels."""
+        self.motion.settle()
         self.render()
         for listener in self.listeners:
             listener()

@@ -167,12 +167,28 @@ class SurfaceLayer:
 
 
 def limits(values: Array) -> tuple[float, float]:
-    """Colour limits: from 0 or the 2nd to the 98th percentile of what is finite."""
+    """Colour limits: round numbers about the 2nd to the 98th percentile of what is finite."""
     finite = np.asarray(values)[np.isfinite(values)]
     if not len(finite):
         return 0.0, 1.0
     low, high = (float(v) for v in np.percentile(finite, [2, 98]))
-    return (low, high) if high > low else (low, low + 1e-6)
+    if not high > low:
+        return low, low + 1e-6
+    step = min(s for s in round_numbers(high - low) if (high - low) / s <= 5)
+    return step * float(np.floor(low / step)), step * float(np.ceil(high / step))
+
+
+def round_numbers(size: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten about a size, rising."""
+    power = 10.0 ** np.floor(np.log10(size))
+    return [float(m * power * p) for p in (0.01, 0.1, 1) for m in (1, 2, 5)]
+
+
+def ticks(low: float, high: float) -> int:
+    """How many labels a colour bar from `limits` bears, so that each is a round number."""
+    steps = [(high - low) / s for s in round_numbers(high - low)]
+    fit = [round(n) for n in steps if abs(n - round(n)) < 1e-6 and 2 <= round(n) <= 7]
+    return max(fit, default=4) + 1
 
 
 def colormap(backwards: bool = False) -> Any:

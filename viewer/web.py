@@ -227,7 +227,7 @@ class Page:
         """The clock of playing and following."""
         while True:
             await asyncio.sleep(TICK_S)
-            self.session.rounds.tick()
+            self.session.tick()
 
     # -- what the browser asks for -----------------------------------------------------------------
 
