@@ -560,3 +560,72 @@ def test_the_turntable_is_a_video_that_turns_once(session: Session, tmp_path: Pa
     assert len(pictures) == 12 and pictures[0].shape == (320, 420, 3)
     assert np.abs(pictures[6] - pictures[0]).mean() > 3
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_slow_scene_is_light_while_the_hand_moves_and_full_when_it_rests(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from endorecon.viewer import motion
+
+    window, surface = session.plotter.render_window, session.surface_layer
+    assert surface is not None
+    draw(session)
+    smooth = window.GetMultiSamples()
+    assert session.motion.last_s > 0 and smooth > 0
+    monkeypatch.setattr(motion, "SLOW_S", 1e9)  # a fast machine: nothing is given up
+    session.motion.start()
+    session.motion.stop()
+    assert not session.motion.light
+    monkeypatch.setattr(motion, "SLOW_S", 0.0)
+    monkeypatch.setattr(motion, "LIGHT_FACES", 100)
+    monkeypatch.setattr(motion, "REST_S", 0.0)
+    session.motion.start()
+    session.changed()  # a message while the hand turns leaves it light
+    assert session.motion.light and window.GetMultiSamples() == 0
+    assert not any(a.GetVisibility() for a in surface.actors)
+    assert all(a.GetVisibility() for a in surface.twin().actors)
+    session.motion.stop()
+    session.tick()
+    assert not session.motion.light and window.GetMultiSamples() == smooth
+    assert all(a.GetVisibility() for a in surface.actors)
+    assert not any(a.GetVisibility() for a in surface.twin().actors)
+
+
+def test_labels_of_crowded_places_do_not_lie_over_one_another(session: Session) -> None:
+    mesh = session.hands.mesh
+    assert mesh is not None
+    session.hands.use("point")
+    for k in range(5):
+        session.hands.place(mesh.nearest(wall(0.0, 12.0 + 0.4 * k)))
+    session.reset_view("L")
+    draw(session)
+    boxes = []
+    for actor in session.labels.labels():
+        bounds, (x, y) = [0.0] * 4, actor.GetPosition()
+        actor.GetBoundingBox(session.renderer, bounds)
+        boxes.append((x + bounds[0], y + bounds[2], x + bounds[1], y + bounds[3]))
+    assert len(boxes) == 5
+    W, H = session.renderer.GetSize()
+    for k, (left, low, right, high) in enumerate(boxes):
+        assert 0 <= left < right <= W and 0 <= low < high <= H
+        for a, b, c, d in boxes[:k]:
+            assert right <= a or c <= left or high <= b or d <= low
+
+
+def test_colour_bars_bear_round_numbers() -> None:
+    from endorecon.viewer.surface_layer import limits, ticks
+
+    known = ((0.04, 1.79, (0, 2, 5)), (2.2, 48.8, (0, 50, 6)), (9, 103, (0, 120, 7)))
+    for low, high, wanted in known:
+        found = limits(np.linspace(low, high, 1000))
+        assert found == pytest.approx(wanted[:2]) and ticks(*found) == wanted[2]
+
+
+def test_a_window_that_cannot_open_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from endorecon.viewer.display import why_no_window
+
+    monkeypatch.delenv("QT_QPA_PLATFORM", raising=False)
+    monkeypatch.setenv("DISPLAY", ":9876")
+    assert "does not answer" in why_no_window() or "is missing" in why_no_window()
+    monkeypatch.delenv("DISPLAY")
+    assert "no display" in why_no_window()

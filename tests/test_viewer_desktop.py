@@ -23,9 +23,11 @@ from viewer_run import CENTRE, LENGTH, make_run, radius
 
 from endorecon import geometry
 from endorecon.viewer.case import open_case
+from endorecon.viewer.display import missing_library
 
 HERE = Path(__file__).parent
 needs = [p for p in ("Xvfb", "xdotool") if shutil.which(p) is None]
+needs += [missing_library()] if missing_library() else []
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(needs), reason=f"desktop test needs {', '.join(needs)} (apt-get)"),

@@ -7,6 +7,8 @@ import pytest
 
 from endorecon.errors import NotEnoughInformation
 from endorecon.scene import GUESSED, Surface
+from endorecon.viewer.funnel import Node, pull_straight
+from endorecon.viewer.geodesic import path_length
 from endorecon.viewer.measure import Z95, _angle, _area, take
 from endorecon.viewer.mesh import SurfaceMesh
 
@@ -146,3 +148,41 @@ def test_nothing_is_measured_on_or_across_guessed_surface() -> None:
         take("point", "P", (at[2],), made)
     with pytest.raises(NotEnoughInformation, match="across"):
         take("distance", "D", (at[0], at[3]), made)
+
+
+def test_the_string_pulled_over_a_row_of_triangles_is_the_shortest() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(60):
+        points = [np.zeros(3), np.array([1.0, 0, 0])]
+        ids = [(0, 1)]
+        for _ in range(rng.integers(1, 9)):
+            i, j = ids[-1]
+            step = np.array([0.5 * rng.normal(), 0.6 + 0.5 * rng.random(), 0.3 * rng.normal()])
+            points.append((points[i] + points[j]) / 2 + step)
+            new = len(points) - 1
+            ids.append((new, j) if rng.random() < 0.5 else (i, new))
+        v = np.array(points)
+        A, B = v[[i for i, _ in ids]], v[[j for _, j in ids]]
+        start, end = np.array([0.5, -0.7, 0]), (A[-1] + B[-1]) / 2 + [0, 0.7, 0]
+        row = [Node(min(k), max(k), (v[k[0]] + v[k[1]]) / 2) for k in ids]
+        pulled = pull_straight([Node(-1, -1, start), *row, Node(-1, -1, end)], v)
+        length = path_length(pulled)
+        for t in rng.random((300, len(ids), 1)):
+            other = np.concatenate([start[None], A + t * (B - A), end[None]])
+            assert length <= path_length(other) + 1e-9
+
+
+def test_the_way_over_rough_surface_is_no_longer_than_that_of_edge_flips() -> None:
+    potpourri3d = pytest.importorskip("potpourri3d")
+    one = sphere(5)
+    rng = np.random.default_rng(5)
+    f = one.surface.faces
+    v = one.surface.vertices + 0.03 * rng.normal(size=one.surface.vertices.shape)
+    solver = potpourri3d.EdgeFlipGeodesicSolver(v, f)
+    mesh = as_mesh(v, f)
+    for i, j in rng.integers(len(v), size=(3, 2)):
+        spots = [mesh.spot(v[k], int(np.flatnonzero((f == k).any(1))[0])) for k in (i, j)]
+        way = mesh.way(*spots)
+        assert way is not None
+        flipped = path_length(np.asarray(solver.find_geodesic_path(int(i), int(j))))
+        assert path_length(way) < 1.002 * flipped

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from endorecon.errors import UsageError
+from endorecon.errors import EnvironmentFault, UsageError
 
-from .case import open_case
+from .case import Case, open_case
 
 
 def view(
@@ -48,13 +48,14 @@ def view(
     for note in case.notes:
         say(note)
     if screenshot is None and turntable is None and not web:
-        from .desktop import has_display, open_window
+        from .display import why_no_window
 
-        if has_display():
-            open_window(case, ct, follow, colour, frame, other)
+        why_not = why_no_window()
+        if not why_not:
+            _open_window(case, ct, follow, colour, frame, other)
             return
         screenshot = case.run.path / "viewer" / "view.png"
-        say("There is no display here: a picture is written instead (or use --web)")
+        say(f"{why_not}: a picture is written instead (or use --web)")
     if web:
         from .web import serve
 
@@ -76,3 +77,16 @@ def view(
             say(f"Written: {turntable}")
     finally:
         session.plotter.close()
+
+
+def _open_window(
+    case: Case, ct: Path | None, follow: bool, colour: str, frame: int | None, other: Case | None
+) -> None:
+    try:
+        from .desktop import open_window
+    except ImportError as error:
+        raise EnvironmentFault(
+            f"The desktop viewer needs PySide6 and pyvistaqt ({error})",
+            "pip install 'endorecon[desktop]', or use --web",
+        ) from error
+    open_window(case, ct, follow, colour, frame, other)

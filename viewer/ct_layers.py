@@ -85,7 +85,8 @@ class CtLayers:
         # One voxel a step: the grid's own place and obliqueness come by the matrix.
         grid.point_data["hu"] = np.clip(hu, -1000, 2000).astype(np.float32).ravel()
         x = np.array([-1000.0, -500, -350, 150, 300, 1200, 2000])
-        y = {"bone": [0, 0, 0, 0, 0.35, 0.8, 0.9]}.get(window, [0, 0, 0.03, 0.04, 0.35, 0.8, 0.9])
+        tissue = 0.0 if window == "bone" else 0.006  # more is fog: it adds up over centimetres
+        y = np.array([0, 0, tissue, tissue, 0.35, 0.8, 0.9])
         opacity = 255 * np.interp(np.linspace(-1000, 2000, 256), x, y)
         # The fixed-point caster runs on the processor: fit for machines without a graphics card.
         volume = plotter.add_volume(
@@ -93,6 +94,9 @@ class CtLayers:
             name="ct-volume", show_scalar_bar=False, reset_camera=False, render=False,
             mapper="fixed_point", shade=False, user_matrix=affine, pickable=False,
         )  # fmt: skip
+        volume.GetProperty().SetInterpolationTypeToLinear()
+        volume.GetMapper().SetAutoAdjustSampleDistances(False)
+        volume.GetMapper().SetSampleDistance(0.5 * float(np.linalg.norm(affine[:3, 0])))
         return [volume]
 
     def _cropped(self) -> tuple[Array, Array]:

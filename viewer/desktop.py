@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from endorecon.errors import EndoreconError, EnvironmentFault
+from PySide6 import QtCore, QtGui, QtWidgets
+from pyvistaqt import QtInteractor
+
+from endorecon.errors import EndoreconError
 
 from .case import Case, open_case
-from .keys import ACTIONS, press
+from .keys import ACTIONS, BUTTONS, SWITCHES, press
 from .mouse import Mouse
 from .panels import FramePanel, LayersPanel, SlicesPanel, TablePanel
 from .session import Session, prepare
@@ -34,44 +37,25 @@ QSlider::handle:horizontal {{ width: 16px; margin: -6px 0; background: #4cc9f0; 
 QCheckBox::indicator {{ width: 18px; height: 18px; border: 1px solid #8a949e; border-radius: 3px; }}
 QCheckBox::indicator:checked {{ background: #4cc9f0; }}
 """  # noqa: E501
-BUTTONS = ((" 3D ", "r"), ("Point", "t"), ("Distance", "d"), ("Angle", "a"), ("Outline", "o"),
-           ("Note", "m"), ("Undo", "u"), ("Endoscope", "f"), ("Inside", "i"), ("Clip", "c"),
-           ("Compare", "v"), ("Play", " "), ("Save", "s"), ("Load", "l"), ("CSV", "x"),
-           ("Picture", "q"), ("Keys ?", "?"))  # fmt: skip
-
-
-def has_display() -> bool:
-    """Whether a window can be opened here at all."""
-    if sys.platform != "linux":
-        return True
-    offscreen = os.environ.get("QT_QPA_PLATFORM", "") in ("offscreen", "minimal")
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) and not offscreen
 
 
 def open_window(
     case: Case, ct: Path | None, follow: bool, colour: str = "photo", frame: int | None = None,
     other: Case | None = None,
 ) -> None:  # fmt: skip
-    """Show the window and return when it is closed. Raises EnvironmentFault without Qt."""
-    try:
-        from PySide6 import QtWidgets
-    except ImportError as error:
-        raise EnvironmentFault(
-            "The desktop viewer needs PySide6 and pyvistaqt",
-            "pip install 'endorecon[desktop]', or use --web",
-        ) from error
+    """Show the window and return when it is closed."""
+    if sys.platform == "linux":
+        os.environ.setdefault("QT_QPA_PLATFORM", "xcb")  # under Wayland, too: VTK draws by X11
     app = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["endorecon"])
     window = make_window(case, ct, follow)
     window.show()
-    prepare(window.session, colour, frame, other)
+    # After the first look of `make_window`, which would undo a flight to a frame.
+    QtCore.QTimer.singleShot(0, lambda: prepare(window.session, colour, frame, other))
     app.exec()
 
 
 def make_window(case: Case, ct: Path | None = None, follow: bool = False) -> Any:
     """The window, not yet shown; `window.session` is the session."""
-    from PySide6 import QtCore, QtGui, QtWidgets
-    from pyvistaqt import QtInteractor
-
     window: Any = QtWidgets.QMainWindow()
     window.setWindowTitle(f"endorecon view · {case.title}")
     window.setStyleSheet(SHEET)
@@ -118,6 +102,9 @@ def make_window(case: Case, ct: Path | None = None, follow: bool = False) -> Any
     later = QtCore.QTimer(window)
     later.setSingleShot(True)
     later.timeout.connect(lambda: [panel.refresh() for _, panel, _ in panels])
+    later.timeout.connect(
+        lambda: [window.buttons[key].setChecked(is_on(session)) for key, is_on in SWITCHES.items()]
+    )
     session.listeners.append(lambda: later.start(30))
     clock = QtCore.QTimer(window)
     clock.timeout.connect(session.tick)
@@ -135,8 +122,7 @@ def _qt_key(key: str) -> str:
 
 
 def _add_toolbar(window: Any, session: Session) -> None:
-    from PySide6 import QtCore, QtWidgets
-
+    window.buttons = {}
     bar = QtWidgets.QToolBar("Tools", window)
     bar.setMovable(False)
     help_of = {key: what for keys, what, _ in ACTIONS for key in keys}
@@ -144,12 +130,12 @@ def _add_toolbar(window: Any, session: Session) -> None:
         action = bar.addAction(words)
         action.setToolTip(f"{help_of[key]} ({'space' if key == ' ' else key})")
         action.triggered.connect(lambda _=False, k=key: press(session, k))
+        action.setCheckable(key in SWITCHES)
+        window.buttons[key] = action
     window.addToolBar(QtCore.Qt.ToolBarArea.TopToolBarArea, bar)
 
 
 def _add_menu(window: Any, session: Session) -> None:
-    from PySide6 import QtWidgets
-
     ask = QtWidgets.QFileDialog
     markups = "Markups (*.mrk.json)"
 

@@ -99,6 +99,23 @@ ACTIONS: tuple[tuple[tuple[str, ...], str, Action], ...] = (
     (("+",), "next round", lambda s: s.rounds.step(1)),
     (("-",), "previous round", lambda s: s.rounds.step(-1)),
 )
+BUTTONS = ((" 3D ", "r"), ("Point", "t"), ("Distance", "d"), ("Angle", "a"), ("Outline", "o"),
+           ("Note", "m"), ("Undo", "u"), ("Endoscope", "f"), ("Inside", "i"), ("Clip", "c"),
+           ("Compare", "v"), ("Play", " "), ("Save", "s"), ("Load", "l"), ("CSV", "x"),
+           ("Picture", "q"), ("Keys ?", "?"))  # fmt: skip
+SWITCHES: dict[str, Callable[[Session], bool]] = {  # buttons that show whether they are on
+    "t": lambda s: s.hands.tools.kind == "point",
+    "d": lambda s: s.hands.tools.kind == "distance",
+    "a": lambda s: s.hands.tools.kind == "angle",
+    "o": lambda s: s.hands.tools.kind == "area",
+    "m": lambda s: s.hands.tools.kind == "note",
+    "f": lambda s: s.scope.flying,
+    "i": lambda s: s.inside,
+    "c": lambda s: s.clip_mode != "off",
+    "v": lambda s: s.compared is not None,
+    " ": lambda s: s.rounds.playing,
+    "?": lambda s: s.overlay.helping,
+}
 MOUSE = (
     ("left drag", "turn"),
     ("middle drag", "move (shift + left drag, too)"),

@@ -123,7 +123,7 @@ class Placement:
             end = np.clip(anchor, [box[0], box[1]], [box[2], box[3]])
             lines.InsertNextCell(2)
             for p in (anchor, end):
-                lines.InsertCellPoint(points.InsertNextPoint(*p, 0.0))
+                lines.InsertCellPoint(points.InsertNextPoint(float(p[0]), float(p[1]), 0.0))
         self._lines.SetPoints(points)
         self._lines.SetLines(lines)
         self._lines.Modified()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SLOW_S = 0.05  # a picture that took longer (below 20 a second) is lightened while turning
 REST_S = 0.4  # without a hand on the mouse before the full picture is drawn again
 LIGHT_FACES = 120_000  # never a twin below this
+COARSE_PX = 4  # a volume's rays are this far apart while the hand moves
 
 
 class Motion:
@@ -60,6 +61,7 @@ class Motion:
         self.light = True
         self._samples = self.window.GetMultiSamples()
         self.window.SetMultiSamples(0)
+        self._sample_volume(COARSE_PX)
         for layer, seen in self._surfaces():
             if seen and len(layer.surface.faces) > LIGHT_FACES:
                 for actor in layer.twin().actors:
@@ -76,11 +78,16 @@ class Motion:
             return
         self.light = False
         self.window.SetMultiSamples(self._samples)
+        self._sample_volume(1)
         for layer, seen in self._surfaces():
             for actor in layer.twin().actors if layer.has_twin else ():
                 actor.SetVisibility(False)
             for actor in layer.actors:
                 actor.SetVisibility(seen)
+
+    def _sample_volume(self, every_px: float) -> None:
+        for volume in self.session.layers.all["CT volume"].actors:
+            volume.GetMapper().SetImageSampleDistance(every_px)
 
     def _surfaces(self) -> list[tuple[SurfaceLayer, bool]]:
         s = self.session

@@ -170,7 +170,9 @@ class Scope:
 
         seen = np.full(image.shape[:2], 255, np.uint8)
         try:
-            with Image.open(self.session.case.run.path / f"masks/{self.frame_index:06d}.png") as file:
+            with Image.open(
+                self.session.case.run.path / f"masks/{self.frame_index:06d}.png"
+            ) as file:
                 mask = np.asarray(file.convert("L").resize(image.shape[1::-1]))
             seen = np.where(binary_fill_holes(mask > 0), 255, 0).astype(np.uint8)
         except OSError:

@@ -257,6 +257,13 @@ class Session:
         """See everything; `way` looks from a side: one of L R A P S I (axes when unregistered)."""
         self.scope.flying = False
         v = None if self.case.surface is None else self.case.surface.vertices
+        if (
+            v is not None
+            and self.case.cameras is not None
+            and self.layers.all["camera path"].visible
+        ):
+            thin = v[:: max(1, len(v) // 10_000)]
+            v = np.concatenate([thin, self.case.cameras.world_from_camera[:, :3, 3]])
         look_from(self.camera, v, self.renderer.GetSize(), way)
         self.renderer.ResetCameraClippingRange()
         self.frame_moved()

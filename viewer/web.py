@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from endorecon.errors import EndoreconError, EnvironmentFault, OutOfResources
 
 from .case import Case
-from .keys import press
+from .keys import SWITCHES, press
 from .mouse import Mouse
 from .rounds import curve
 from .session import Session, make_plotter, prepare
@@ -174,7 +174,7 @@ class Page:
             "clip_mode": s.clip_mode,
             "clip_at": round(s.clip_at, 2),
             "box": [round(b, 2) for b in s.box],
-            "tool": tools.kind or "",
+            "on": [key for key, is_on in SWITCHES.items() if is_on(s)],
             "mm": s.case.mm,
             "flying": s.scope.flying,
             "blend": round(s.scope.blend, 2),

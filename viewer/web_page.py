@@ -13,8 +13,7 @@ from trame.widgets import client, html
 from trame.widgets import vtk as vtk_widgets
 from trame.widgets import vuetify3 as v3
 
-from .desktop import BUTTONS
-from .keys import ACTIONS
+from .keys import ACTIONS, BUTTONS
 from .session import Session
 from .slices import WINDOWS
 from .style import BACKGROUND
@@ -50,7 +49,7 @@ VALUE = "[$event.target.value]"
 def build(server: Any, session: Session, page: Any) -> None:
     """Make the page of a server."""
     state = server.state
-    state.update({"note_text": "", "slices": [], "curve_url": "", "frame_url": ""})
+    state.update({"note_text": "", "slices": [], "curve_url": "", "frame_url": "", "on": []})
     help_of = {key: what for keys, what, _ in ACTIONS for key in keys}
     with VAppLayout(server, theme="dark") as layout:
         client.Style(CSS)
@@ -62,6 +61,7 @@ def build(server: Any, session: Session, page: Any) -> None:
                 for words, key in BUTTONS:
                     html.Button(
                         words.strip(), click=(page.key, f"['{key}']"), tabindex="-1",
+                        classes=(f"on.includes('{key}') ? 'on' : ''",),
                         title=f"{help_of[key]} ({'space' if key == ' ' else key})",
                     )  # fmt: skip
             with html.Div(classes="er-side"):
