@@ -13,7 +13,7 @@ from .labels import label
 from .style import CYAN, GREY, MAGENTA, WHITE, YELLOW
 from .tools import Tools
 
-NEARER = (-400, -60_000)  # units of depth (1.6e-5 of its range each) towards the eye
+NEARER = (-1_000, -60_000)  # units of depth (1.6e-5 of its range each) towards the eye
 FAINT = 0.3  # what is hidden
 
 
@@ -92,7 +92,7 @@ def _solid_and_faint(actors: list[Any]) -> list[Any]:
     it; the second a shadow of it that shines through what lies before it."""
     for actor, pull in zip(actors, NEARER, strict=True):
         actor.mapper.SetResolveCoincidentTopologyToPolygonOffset()
-        actor.mapper.SetRelativeCoincidentTopologyLineOffsetParameters(0, pull)
+        actor.mapper.SetRelativeCoincidentTopologyLineOffsetParameters(-8, pull)
         actor.mapper.SetRelativeCoincidentTopologyPointOffsetParameter(pull)
     actors[1].prop.opacity = FAINT
     return actors

@@ -1,4 +1,4 @@
-"""A way over a row of triangles pulled straight: the faces are laid flat and a string is drawn tight.
+"""A way over a row of triangles pulled straight: faces laid flat, and a string drawn tight.
 
 Exact for the given row (Lee, Preparata 1984; the funnel is Hershberger, Snoeyink 1994). A way is a
 list of nodes: a point that stays, or an edge that is crossed somewhere.
@@ -7,6 +7,7 @@ list of nodes: a point that stays, or an edge that is crossed somewhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def pull_straight(nodes: list[Node], vertices: Array) -> Array:
     """The shortest polyline (k, 3) through the same edges in the same order."""
     stops = [k for k, node in enumerate(nodes) if node.stays]
     out = [nodes[0].xyz[None]]
-    for a, b in zip(stops[:-1], stops[1:]):
+    for a, b in pairwise(stops):
         out.append(_between(nodes[a], nodes[a + 1 : b], nodes[b], vertices))
         out.append(nodes[b].xyz[None])
     line = np.concatenate(out)
@@ -75,7 +76,7 @@ def _lay_flat(
     left: list[Flat] = [(0.0, 0.0)]
     right: list[Flat] = [(wide, 0.0)]
     first = _beside(left[0], right[0], start.xyz, vertices[list(ids[0])], -1.0)
-    for (i, j), (k, m) in zip(ids[:-1], ids[1:]):
+    for (i, j), (k, m) in pairwise(ids):
         new = k if m == j else m
         flat = _beside(left[-1], right[-1], vertices[new], vertices[[i, j]], 1.0)
         left.append(flat if m == j else left[-1])
@@ -132,7 +133,7 @@ def _funnel(left: list[Flat], right: list[Flat], first: Flat, last: Flat) -> lis
         k += 1
     corners.append((last, n))
     t = [0.0] * n
-    for (p, a), (q, b) in zip(corners[:-1], corners[1:]):
+    for (p, a), (q, b) in pairwise(corners):
         for k in range(max(a, 0), min(b + 1, n)):
             over = _turn(p, q, left[k])
             under = _turn(p, q, right[k])

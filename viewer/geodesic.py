@@ -10,7 +10,6 @@ whole mesh.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from .funnel import Array, Node, pull_straight

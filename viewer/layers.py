@@ -148,8 +148,8 @@ def add_lines(
     """An actor of line segments, unlit."""
     import pyvista as pv
 
-    mesh = pv.PolyData(np.asarray(points, float))
-    mesh.lines = np.column_stack([np.full(len(segments), 2), segments]).ravel()
+    lines = np.column_stack([np.full(len(segments), 2), segments]).ravel()
+    mesh = pv.PolyData(np.asarray(points, float), lines=lines)  # made so, it draws no dots
     return plotter.add_mesh(
         mesh, name=name, color=color, line_width=width, lighting=False, reset_camera=False,
         render=False, pickable=False,

@@ -53,7 +53,7 @@ class Overlay:
             self._put("message", "", 0.5, 0.022, 31, WHITE, "centre", "bottom")
             self._put("tool", "", 0.988, 0.935, 31, YELLOW, "right", "top")
             self._put("help", "", 0.5, 0.5, 38, WHITE, "centre", "centre")
-            for name, x, y in (("left", 0.012, 0.5), ("right", 0.988, 0.5), ("top", 0.5, 0.88),
+            for name, x, y in (("left", 0.012, 0.5), ("right", 0.988, 0.5), ("top", 0.5, 0.845),
                                ("bottom", 0.5, 0.125)):  # fmt: skip
                 sides = {"left": "left", "right": "right"}
                 self._put(name, "", x, y, 22, WHITE, sides.get(name, "centre"), "centre")

@@ -233,12 +233,11 @@ class TablePanel(QtWidgets.QWidget):
         self.session = session
         row = QtWidgets.QHBoxLayout(self)
         self.table = QtWidgets.QTableWidget(0, 5)
-        self.table.setHorizontalHeaderLabels(
-            ["name", "value (95 %)", "along surface", "on", "note"]
-        )
+        self.table.setHorizontalHeaderLabels(["", "value (95 %)", "along surface", "on", "note"])
         self.table.horizontalHeader().setStretchLastSection(True)
-        for k, width in enumerate((60, 250, 150, 60)):
-            self.table.setColumnWidth(k, width)
+        fit = QtWidgets.QHeaderView.ResizeMode.ResizeToContents
+        for k in range(4):
+            self.table.horizontalHeader().setSectionResizeMode(k, fit)
         self.table.verticalHeader().hide()
         self.table.itemChanged.connect(self._edited)
         self.table.setMinimumHeight(90)

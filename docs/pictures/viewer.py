@@ -1,0 +1,114 @@
+"""The pictures viewer-*.png: every layer and tool of the viewer on one evaluated phantom run.
+
+    python docs/pictures/viewer.py RUN CT
+
+RUN is `demo`'s run (or any registered run of the sinus phantom), CT its CT. Pictures of patients or
+of data sets are not to be kept here.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+from endorecon.viewer.case import open_case
+from endorecon.viewer.headless import beside, view_pixels
+from endorecon.viewer.keys import press
+from endorecon.viewer.session import Session, make_plotter
+from PIL import Image
+
+OUT = Path(__file__).parent
+MOST_BYTES = 300_000
+
+
+def keep(name: str, image: np.ndarray) -> None:
+    """Write a picture, smaller and in 256 colours where it would be large."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    for share in (1.0, 0.8, 0.6):
+        size = (round(share * picture.width), round(share * picture.height))
+        out = io.BytesIO()
+        small = picture if share == 1 else picture.resize(size).quantize(256)
+        small.save(out, "PNG", optimize=True)
+        if len(out.getvalue()) <= MOST_BYTES:
+            break
+    (OUT / f"viewer-{name}.png").write_bytes(out.getvalue())
+
+
+def main(run: Path, ct: Path) -> None:
+    s = Session(make_plotter((960, 640)), open_case(run), ct)
+    s.on_render = lambda: None
+
+    def shot(name: str, words: str | None = "") -> None:
+        s.frame_moved()
+        if words is not None:
+            s.say(words)
+        keep(name, view_pixels(s))
+
+    shot("photo")
+    for colour, name in (("plain", "plain"), ("sigma", "sigma"), ("status", "status"),
+                         ("ct", "distance-to-ct"), ("depth", "depth")):  # fmt: skip
+        s.colour(colour)
+        shot(name)
+    s.colour("photo")
+    for layer, name in (("CT slices", "ct-slices"), ("CT volume", "ct-volume"),
+                        ("CT bone", "ct-bone"), ("CT air-tissue surface", "ct-surface"),
+                        ("landmarks", "landmarks")):  # fmt: skip
+        s.show(layer, True)
+        shot(name)
+        s.show(layer, False)
+    s.scope.step(s.scope.count // 2)
+    s.show("camera path", True)
+    s.reset_view()
+    shot("camera-path")
+    s.show("camera path", False)
+    s.reset_view()
+    press(s, "?")
+    shot("keys")
+    press(s, "?")
+    s.set_clip("view", 0.4)
+    shot("clip", "Clipping: view")
+    s.set_clip("box", box=[0.2, 0.8, 0.1, 0.7, 0.0, 1.0])
+    shot("box", "Clipping: box")
+    s.set_clip("off")
+    s.look_inside(True)
+    shot("inside")
+    s.look_inside(False)
+    s.scope.fly()
+    video = s.scope.image()
+    assert video is not None
+    keep("endoscope-beside", beside(view_pixels(s), video))
+    s.scope.mix(0.5)
+    shot("endoscope-blended", None)
+    s.scope.mix(0.0)
+    measure(s)
+    shot("tools", None)
+    s.hands.use(None)
+    s.scope.leave()
+    shot("tools-outside")
+    s.toggle_compare()
+    keep("compare-rounds", view_pixels(s))
+    s.plotter.close()
+
+
+def measure(s: Session) -> None:
+    """One of each tool, by clicks in the endoscope's view."""
+    W, H = s.renderer.GetSize()
+
+    def clicks(kind: str, *places: tuple[float, float]) -> None:
+        s.hands.use(kind)  # type: ignore[arg-type]
+        for x, y in places:
+            s.hands.click(W * x, H * y)
+
+    ring = np.linspace(0, 2 * np.pi, 10)[:-1]
+    clicks("angle", (0.42, 0.72), (0.5, 0.65), (0.58, 0.74))
+    clicks("area", *((0.63 + 0.05 * np.cos(a), 0.42 + 0.08 * np.sin(a)) for a in ring))
+    s.hands.close_outline()
+    s.hands.ask_note = lambda: "look again in a year"
+    clicks("note", (0.35, 0.55))
+    clicks("distance", (0.2, 0.45), (0.37, 0.75))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
