@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from endorecon.viewer.case import open_case
 from endorecon.viewer.headless import beside, view_pixels
 from endorecon.viewer.keys import press
 from endorecon.viewer.session import Session, make_plotter
-from PIL import Image
 
 OUT = Path(__file__).parent
 MOST_BYTES = 300_000
