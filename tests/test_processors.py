@@ -73,7 +73,7 @@ def test_every_level_of_x86_does_what_the_twin_does(level: str, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["field", "sweep", "tsdf"])
+@pytest.mark.parametrize("name", ["field", "sweep", "mls", "tsdf"])
 def test_the_kernels_compile_for_arm_without_a_warning(name: str, tmp_path: Path) -> None:
     compiler = "aarch64-linux-gnu-g++"
     if shutil.which(compiler) is None:
@@ -82,7 +82,7 @@ def test_the_kernels_compile_for_arm_without_a_warning(name: str, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["field", "sweep"])
+@pytest.mark.parametrize("name", ["field", "sweep", "mls"])
 def test_the_cuda_sources_compile_for_every_architecture_without_a_warning(
     name: str, tmp_path: Path
 ) -> None:
