@@ -2,8 +2,8 @@
 
     python benchmarks/calibrate.py STORE sinus-0 colon-1 ... [--test sinus-4 colon-5 ...]
 
-STORE holds phantoms and `full` runs as benchmarks/accuracy.py makes them. Each run's last refinement
-is done again from its round 0 with the configured coefficients, and the truth tells the errors.
+STORE holds phantoms and `full` runs as benchmarks/accuracy.py makes them. The refinement of rounds 1
+and 2 is done again from the maps of the round before, and the truth tells the errors.
 Prints the lines for config/reconstruction.py, and coverage and errors by rank on every world.
 """
 
@@ -41,11 +41,17 @@ def evidence_of(world: Path, preset: str) -> tuple[Array, list[str], Array, Arra
     run, truth = RunDir(world / "runs" / f"{preset}-full"), load_truth(world)
     views, config = viewstore.load(run.path), config_of(preset)
     bench = Bench(views, config)
-    first = config.refine.band
-    maps, evidence = refine.refine_depths(
-        bench.passes, bench.neighbours, bench.maps(run.round_depths(0)),
-        [first, first / 3, first / 6][-len(bench.passes) :], config.refine,
-    )  # fmt: skip
+    untaught = bench.maps(run.round_depths(0))
+    passes = []
+    for before in (0, 1):
+        first = config.refine.band * (config.refine.band_later if before else 1.0)
+        bands = [first, first / 3, first / 6][-len(bench.passes) :]
+        passes.append(
+            refine.refine_depths(
+                bench.passes, bench.neighbours, bench.maps(run.round_depths(before)), bands,
+                config.refine, untaught,
+            )
+        )  # fmt: skip
     T, _ = similarity(run, truth)
     lens, camera = lens_of(run.info()), bench.camera
     uv = distort_pixels(lens, camera, pixel_grid(camera.width, camera.height))
@@ -53,18 +59,21 @@ def evidence_of(world: Path, preset: str) -> tuple[Array, list[str], Array, Arra
         uv @ np.array(run.info()["source_from_working"])[:2, :2].T
         + np.array(run.info()["source_from_working"])[:2, 2]
     )
-    error, depth = [], []
-    for i, frame in enumerate(views.frame_index):
+    true = []
+    for frame in views.frame_index:
         z, valid = truth.depth(int(frame))
-        true = _sample(np.where(valid, z, np.nan), uv)
-        error.append(np.abs(scale_of(T) * maps.z[i] / true - 1))
-        depth.append(true)
-    e, z = np.stack(error), np.stack(depth)
-    known = np.flatnonzero(np.isfinite(e))
-    pick = np.random.default_rng(0).choice(known, min(SAMPLES, len(known)), replace=False)
-    f = features(evidence)
-    X = np.stack([a.ravel()[pick] for a in f.values()], 1).astype(float)
-    return X, list(f), e.ravel()[pick], z.ravel()[pick]
+        true.append(_sample(np.where(valid, z, np.nan), uv))
+    depth = np.stack(true)
+    rng, X, error, where = np.random.default_rng(0), [], [], []
+    for maps, evidence in passes:
+        e = np.abs(scale_of(T) * maps.z / depth - 1)
+        known = np.flatnonzero(np.isfinite(e))
+        pick = rng.choice(known, min(SAMPLES, len(known)), replace=False)
+        f = features(evidence)
+        X.append(np.stack([a.ravel()[pick] for a in f.values()], 1).astype(float))
+        error.append(e.ravel()[pick])
+        where.append(depth.ravel()[pick])
+    return np.concatenate(X), list(f), np.concatenate(error), np.concatenate(where)
 
 
 def fit(X: Array, error: Array) -> Array:

@@ -100,7 +100,8 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
         if k == 0:
             fresh, agreement = (yield from bench.coarse(field)), 1.0
         else:
-            fresh, agreement = yield from bench.measure(field, k, depths)
+            untaught = bench.maps(run.round_depths(0))
+            fresh, agreement = yield from bench.measure(field, k, depths, untaught)
         change = None if depths is None else median_change(depths.z, fresh.z)
         score = bench.held_out(fresh)
         trusted = float((fresh.trust >= 0.5)[bench.content].mean())
@@ -222,12 +223,12 @@ class Bench:
         return self._stack(out)
 
     def measure(
-        self, field: Any, round_: int, before: Maps | None
+        self, field: Any, round_: int, before: Maps | None, untaught: Maps
     ) -> Generator[Event, None, tuple[Maps, float]]:
         """A later round: virtual pairs, then real frames. Returns maps and stereo agreement.
 
         `before`, the maps of the last round, take part in the prior where they are surer than the
-        field; the real frames then measure anew.
+        field; the real frames then measure anew. `untaught`, the maps of round 0, judge how sure.
         """
         config, prior, agreement = self.config, [], []
         if config.stereo.enabled:
@@ -252,7 +253,9 @@ class Bench:
         first = config.refine.band * (1.0 if round_ == 1 else config.refine.band_later)
         bands = [first, first / 3, first / 6][-len(self.passes) :]
         yield ViewsMeasured(round_, "real frames", 0, len(self.views))
-        out, _ = refine.refine_depths(self.passes, self.neighbours, maps, bands, config.refine)
+        out, _ = refine.refine_depths(
+            self.passes, self.neighbours, maps, bands, config.refine, untaught
+        )
         yield ViewsMeasured(round_, "real frames", len(self.views), len(self.views))
         return out, share
 

@@ -173,14 +173,14 @@ class CertaintyConfig:
     Made by benchmarks/calibrate.py on phantoms of both families; the features: refine/certainty.py.
     """
 
-    constant: float = 4.239
-    edge: float = 0.478
-    support: float = 0.431
-    residual: float = 0.307
-    prior: float = 0.173
-    agree: float = -0.691
-    against: float = 0.77
-    score: float = 0.316
+    constant: float = 4.671
+    edge: float = 0.503
+    support: float = 0.429
+    residual: float = 0.278
+    prior: float = 0.23
+    agree: float = -0.742
+    against: float = 0.434
+    score: float = 0.414
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class RefineConfig:
     """Later rounds search this share of it."""
     steps: int = 41
     """Hypotheses in the band."""
-    radius: int = 4
+    radius: int = 3
     """Half width of the matching window in pixels."""
     noise: float = 0.004
     """Noise of a grey value (0..1) below which texture does not count."""

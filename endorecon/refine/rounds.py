@@ -75,8 +75,13 @@ def refine_depths(
     prior: Maps,
     bands: Sequence[float],
     config: RefineConfig,
+    untaught: Maps | None = None,
 ) -> tuple[Maps, Evidence]:
     """Sweep every photo at each level (coarse to fine) round `prior`, then fuse across frames.
+
+    untaught: what the field said before it was taught any depth of this kind (None: `prior`). A
+    field that repeats what it was taught confirms nothing: judged by that, sigma shrank from round
+    to round while the errors grew.
 
     bands: half width of the search at each level, as a share of depth. Where the real frames say
     nothing, the prior stays, with its own sigma and little trust.
@@ -86,7 +91,7 @@ def refine_depths(
     for k, (photos, band) in enumerate(zip(levels, bands, strict=True)):
         maps, evidence = _one_level(photos, neighbours, maps, band, config, seen=k > 0)
     h, w = maps.z.shape[1:]
-    said = prior.resized(w, h).z
+    said = (prior if untaught is None else untaught).resized(w, h).z
     with np.errstate(invalid="ignore", divide="ignore"):
         evidence = replace(evidence, prior=np.abs(np.log(maps.z / said)).astype(np.float32))
     sigma = (maps.z * relative_sigma(evidence, config.certainty)).astype(np.float32)
