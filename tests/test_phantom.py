@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.util
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -178,6 +179,18 @@ def test_the_dicom_series_reads_in_simpleitk_with_the_right_geometry(folder: Pat
     assert image.GetSpacing() == pytest.approx(tuple(ours.spacing), abs=1e-5)
     assert image.GetOrigin() == pytest.approx(tuple(ours.lps_from_index[:3, 3]), abs=1e-4)
     assert np.array_equal(sitk.GetArrayFromImage(image), ours.hu.astype(np.int16))
+
+
+@pytest.mark.skipif(
+    shutil.which("dciodvfy") is None, reason="dciodvfy (Debian: dicom3tools) is not installed"
+)
+def test_the_dicom_series_passes_dciodvfy(folder: Path) -> None:
+    """An independent reading of the standard's tables, without a network."""
+    names = sorted((folder / "ct").glob("*.dcm"))
+    for name in (names[0], names[-1]):
+        done = subprocess.run(["dciodvfy", str(name)], capture_output=True, text=True, timeout=60)
+        said = done.stdout + done.stderr
+        assert "CTImage" in said and "Error" not in said, said
 
 
 @pytest.mark.slow

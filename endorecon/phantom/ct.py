@@ -141,6 +141,7 @@ def write_dicom(folder: Path, hu: Array, lps_from_index: Array, seed: int, famil
         d.AccessionNumber = d.ReferringPhysicianName = ""
         d.StudyID, d.SeriesNumber, d.InstanceNumber, d.AcquisitionNumber = "1", 1, k + 1, 1
         d.PatientPosition, d.KVP = "HFS", "120"
+        d.BodyPartExamined = {"sinus": "HEAD", "colon": "COLON"}[family]  # neither is paired
         position = lps_from_index[:3, 3] + k * lps_from_index[:3, 2]
         d.ImagePositionPatient = [f"{x:.6f}" for x in position]
         d.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
