@@ -190,15 +190,24 @@ def test_the_meter_is_linear_in_light() -> None:
 
 def test_tone_is_gamma_below_the_shoulder_and_never_reaches_more_than_white() -> None:
     config = PhantomConfig()
-    x = np.linspace(0, 20, 500)
+    x = np.repeat(np.linspace(0, 20, 500)[:, None], 3, 1)
     y = tone(x, config)
-    low = x ** (1 / config.gamma) < 0.7
-    assert np.allclose(y[low], x[low] ** (1 / config.gamma))
-    assert np.all(np.diff(y) >= 0) and y.max() <= config.white + 1e-9
+    plain = (x ** (1 / config.gamma) - config.black) / (1 - config.black)
+    low = plain < 0.8
+    assert np.allclose(y[low], np.maximum(plain[low], 0.0))
+    assert np.all(np.diff(y, axis=0) >= 0) and y.max() <= config.white + 1e-9
+
+
+def test_colour_survives_below_the_bleach_and_is_lost_in_glare() -> None:
+    config = PhantomConfig()
+    red = np.array([1.0, 0.4, 0.3], np.float32)
+    dim, glare = tone(0.3 * red, config), tone(6.0 * red, config)
+    assert dim[0] > 1.3 * dim[1] > 1.3 * dim[2]
+    assert np.ptp(glare) < 0.02 and glare.min() > 0.9
 
 
 def test_noise_grows_with_light_and_has_the_stated_size() -> None:
-    config = replace(PhantomConfig(), blur_px=0.0, round_content=False, read_noise=0.0)
+    config = replace(PhantomConfig(), blur_px=0.0, round_content=False, read_noise=0.0, black=0.0)
     camera = make_camera(128, 96, config)
     level = 0.2
     flat = np.full((96, 128, 3), level, np.float32)

@@ -56,7 +56,7 @@ class PhantomConfig:
     """Factor on the unevenness of the wall."""
     texture: float = 1.0
     """Factor on the contrast of the mucosa's colour."""
-    vessels: float = 1.1
+    vessels: float = 0.92
     """How dark the vessels are, 0..1.2."""
     relief: float = 1.0
     """Factor on the micro-relief that breaks up highlights."""
@@ -76,22 +76,26 @@ class PhantomConfig:
     """The fibres' lobe: cosine to this power."""
     light_power: float = 100.0
     """Radiant intensity, arbitrary: the exposure takes it up."""
-    wetness: float = 1.0
+    wetness: float = 0.9
     """Strength of the mirror-like film."""
-    gloss_roughness: float = 0.30
+    gloss_roughness: float = 0.22
     """Roughness of the film (alpha = its square)."""
     translucency: float = 0.16
     """How far red light leaks round a shadow's edge; green and blue leak less."""
     bounce: float = 0.12
     """Light from wall to wall, as a share."""
-    vignetting: float = 2.0
+    vignetting: float = 1.2
     """The lens darkens towards the edge as cosine to this power."""
-    exposure_target: float = 0.115
+    exposure_target: float = 0.378
     """Linear brightness the automatic exposure aims at."""
-    exposure_speed: float = 0.25
+    exposure_speed: float = 0.5
     """Share of the way (in log) to the right exposure that one frame makes."""
-    gamma: float = 2.2
+    gamma: float = 1.95
     """Display gamma."""
+    black: float = 0.06
+    """Display value that the camera shows as black: darkness is deep, and red rather than grey."""
+    bleach: float = 0.85
+    """Display value from which bright colours turn white."""
     white: float = 0.97
     """Display value that glare saturates at."""
     shot_noise: float = 0.009
@@ -114,7 +118,7 @@ class PhantomConfig:
     """How far the view turns away from the shaft."""
     roll_deg: float = 12.0
     """Rotation about the shaft."""
-    speed_mm_s: float = 6.0
+    speed_mm_s: float = 10.0
     """Mean speed of advancing and retracting."""
     tremor: float = 1.0
     """Factor on the hand's tremor."""

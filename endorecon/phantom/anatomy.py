@@ -23,7 +23,7 @@ Array = NDArray[Any]
 class Route:
     """Where the endoscope goes, LPS mm. A rigid shaft turns about `entry`; a flexible one bends."""
 
-    entry: Array  # (3,) where the shaft passes
+    entry: Array  # (n, 3) where the shaft passes, with a shallow tip and with a deep one
     waypoints: Array  # (n, 3) tip positions from shallow to deep
     rigid: bool
     up: Array  # (3,) what a surgeon holds upwards
@@ -58,6 +58,7 @@ class Draft:
     probes: dict[str, tuple[Array, Array]]  # landmark -> (start in air, direction)
     distances: tuple[tuple[str, str, str], ...]
     parameters: dict[str, float]
+    clearance_mm: float | None = None  # in a narrow place: overrides the config's
 
 
 def make_anatomy(
@@ -103,7 +104,11 @@ def make_anatomy(
         low=corners.min(0),
         high=corners.max(0),
         route=Route(
-            place(draft.entry), place(draft.waypoints), draft.rigid, np.array([0.0, 0.0, 1.0])
+            place(draft.entry),
+            place(draft.waypoints),
+            draft.rigid,
+            np.array([0.0, 0.0, 1.0]),
+            draft.clearance_mm,
         ),
         landmarks=landmarks,
         distances=draft.distances,

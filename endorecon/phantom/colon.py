@@ -51,8 +51,10 @@ def draft_colon(rng: np.random.Generator, asymmetry: float, roughness: float) ->
         )
         y += p["fold_spacing"] * vary(1.0, 0.2)
     polyps = []
-    for k in range(4):
-        yk = length * (k + 0.75) / 4.4 + vary(0, 5.0)
+    # Polyps lie between folds, from the second fold on, where a tip on its way in sees them.
+    crests = [fold[0] for fold in folds]
+    for k in range(min(4, len(folds) - 2)):
+        yk = 0.5 * (crests[k + 1] + crests[k + 2]) + vary(0, 2.0)
         phi = vary(0, np.pi)
         radius = vary(3.2, 1.2)
         polyps.append((yk, phi, radius))
@@ -86,34 +88,41 @@ def draft_colon(rng: np.random.Generator, asymmetry: float, roughness: float) ->
             d = smooth_min(d, np.linalg.norm(q - at, axis=-1) - radius, 1.6)
         return d + bumps(q)
 
+    # A landmark is the first wall that a tip on the centreline sees in its direction.
+    def seen_from(y: float, target: Array) -> tuple[Array, Array]:
+        start = centre(np.array([y]))[0]
+        return start, target - start
+
     probes: dict[str, tuple[Array, Array]] = {}
-    for k, (at, _r) in enumerate(balls):
-        c = centre(at[None, 1])[0]
-        probes[f"polyp {k + 1} apex"] = (c, at - c)
-        side = np.array([0.0, 1.0, 0.0])
-        u = (at - c) / np.linalg.norm(at - c)
-        across = np.cross(u, side)
-        reach = 1.35 * polyps[k][2]
-        probes[f"polyp {k + 1} base left"] = (c, at + reach * across - c)
-        probes[f"polyp {k + 1} base right"] = (c, at - reach * across - c)
-    for k, (at_y, _h, turn, _w, skew) in enumerate(folds):
-        c = centre(np.array([at_y + skew]))[0]
-        probes[f"fold {k + 1} crest"] = (c, np.array([np.cos(turn), 0.0, np.sin(turn)]))
+    for k, (at, radius) in enumerate(balls):
+        axis = np.array([0.0, 1.0, 0.0])
+        out = at - centre(at[None, 1])[0]
+        across = np.cross(out / np.linalg.norm(out), axis)
+        view = float(at[1]) - 14.0
+        probes[f"polyp {k + 1} apex"] = seen_from(view, at - 0.2 * out)
+        probes[f"polyp {k + 1} base left"] = seen_from(view, at + 1.35 * radius * across)
+        probes[f"polyp {k + 1} base right"] = seen_from(view, at - 1.35 * radius * across)
+    for k, (at_y, _h, turn, _w, skew) in enumerate(folds[1:]):
+        crest = wall_point(at_y + skew, turn)
+        probes[f"fold {k + 1} crest"] = seen_from(at_y + skew - 10.0, crest)
     distances = tuple(
         (f"polyp {k + 1} width", f"polyp {k + 1} base left", f"polyp {k + 1} base right")
         for k in range(len(balls))
     ) + tuple(
         (f"fold {k + 1} to fold {k + 2}", f"fold {k + 1} crest", f"fold {k + 2} crest")
-        for k in range(len(folds) - 1)
+        for k in range(len(folds) - 2)
     )
     pad = p["radius"] * 1.2 + 6.0
     xs, zs = abs(p["bend_x"]) + pad, abs(p["bend_z"]) + pad
-    ways = centre(np.array([14.0, 26.0, 38.0, 50.0, 62.0]))
+    # The tip winds along the wall, not down the middle: near walls are bright, the lumen is dark.
+    along = np.array([12.0, 26.0, 40.0, 54.0, 68.0])
+    winding = vary(0, np.pi) + along / 18.0
+    ways = centre(along) + 6.0 * np.stack([np.cos(winding), 0 * winding, np.sin(winding)], -1)
     return Draft(
         distance=distance,
         low=np.array([-xs, -6.0, -zs]),
         high=np.array([xs, length + 6.0, zs]),
-        entry=centre(np.array([4.0]))[0],
+        entry=centre(np.array([4.0])),
         waypoints=ways,
         rigid=False,
         probes=probes,

@@ -11,7 +11,7 @@ the path is smoothed again, so that there is no corner.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from endorecon.config import PhantomConfig
 from endorecon.phantom.anatomy import Route
 from endorecon.phantom.implicit import Distance, gradient
+
+if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
 
 Array = NDArray[Any]
 
@@ -35,19 +38,24 @@ def wander(rng: np.random.Generator, t: Array, period_s: float, channels: int) -
 
 
 def progress(rng: np.random.Generator, t: Array, length_mm: float, speed_mm_s: float) -> Array:
-    """Insertion along the route in [0, 1]: in, a pause, half out, in again deeper, out a little.
+    """Insertion along the route in [0, 1]: all the way in, a pause, half out, in again, out a bit.
 
-    A short clip shows the beginning of that, a long one repeats it.
+    A clip too short for the whole way at this speed begins deeper; a long one goes to and fro.
     """
     from scipy.interpolate import PchipInterpolator
 
-    levels = [0.04, 0.74, 0.76, 0.45, 0.98, 1.0, 0.62]
-    keys, values = [0.0], [levels[0] + rng.uniform(0.0, 0.05)]
+    levels = [0.52, 0.49, 1.0, 1.0, 0.60, 0.95]
+    way_in = 0.80 * (t[-1] - t[0]) - 0.5  # seconds left for the first way in
+    start = max(0.0, 1.0 - max(way_in, 0.0) * speed_mm_s / length_mm)
+    first = float(np.clip(start + rng.uniform(0.0, 0.02), 0.0, 0.95))
+    keys, values = [float(t[0]), float(t[0]) + 0.3], [first, first + 0.01]
     k = 0
-    while keys[-1] <= t[-1] or len(keys) < 4:
+    while keys[-1] <= t[-1] or len(keys) < 5:
+        level = levels[k % 6] + rng.uniform(-0.04, 0.04)
         k += 1
-        level = levels[1 + (k - 1) % 6] + rng.uniform(-0.05, 0.05)
-        pause = 0.6 if k % 3 == 2 else 0.25
+        if k <= 2 and level < values[-1] + 0.05:
+            continue  # the clip began deeper than that
+        pause = 0.6 if k % 6 == 4 else 0.25
         keys.append(keys[-1] + pause + abs(level - values[-1]) * length_mm / speed_mm_s)
         values.append(float(np.clip(level, 0.0, 1.0)))
     return np.clip(PchipInterpolator(keys, values)(t), 0.0, 1.0)
@@ -65,24 +73,22 @@ def make_path(
 
     clearance_of: true distance (n,) of points (n, 3) from the wall; the implicit distance if None.
     """
-    from scipy.interpolate import CubicSpline
     from scipy.ndimage import gaussian_filter1d
 
     clear = clearance_of or distance
-    ways = route.waypoints
-    s_way = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(ways, axis=0), axis=1))])
-    line = CubicSpline(s_way / s_way[-1], ways, bc_type="natural")
+    margin = config.clearance_mm if route.clearance_mm is None else route.clearance_mm
+    line = _middle(route.waypoints, distance, clear, margin)
+    length = float(line.x[-1])
     # Work on a regular fine time grid (60 Hz), so that smoothing means the same for any frame rate.
     grid = np.arange(times[0], times[-1] + 1 / 30, 1 / 60)
     if len(grid) < 4:
         grid = np.linspace(times[0], times[0] + 0.1, 7)
-    s = progress(rng, grid, float(s_way[-1]), config.speed_mm_s)
+    s = length * progress(rng, grid, length, config.speed_mm_s)
     tip, along = line(s), line(s, 1)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     right = np.cross(along, route.up)
     right /= np.linalg.norm(right, axis=1, keepdims=True)
     high = np.cross(right, along)
-    margin = config.clearance_mm if route.clearance_mm is None else route.clearance_mm
     width = config.sweep_mm if route.sweep_mm is None else route.sweep_mm
     sweep = width * wander(rng, grid, config.sweep_period_s, 2)
     tip = tip + sweep[:, :1] * right + sweep[:, 1:] * high * 0.7
@@ -91,14 +97,18 @@ def make_path(
         if lack.max() <= 0.3:
             break
         g = gradient(distance, tip, 0.3)
+        # Aside, not back: a push along the way would make the tip stop and then jump.
+        g -= 0.8 * np.einsum("ij,ij->i", g, along)[:, None] * along
         g /= np.maximum(np.linalg.norm(g, axis=1, keepdims=True), 1e-6)
         tip = tip + np.clip(lack, 0, 0.6)[:, None] * g
         tip = gaussian_filter1d(tip, 5.0, axis=0, mode="nearest")
     if route.rigid:
-        entry = route.entry + 1.0 * wander(rng, grid, 2.5, 3)
+        deep = (s / length)[:, None]  # the nostril gives
+        pivot = route.entry[0] + deep * (route.entry[-1] - route.entry[0])
+        entry = pivot + 1.0 * wander(rng, grid, 2.5, 3)
         shaft = tip - entry
     else:
-        ahead = line(np.minimum(s + 0.30, 1.25))
+        ahead = line(np.minimum(s + 0.30 * length, 1.25 * length))
         shaft = ahead - tip
     shaft /= np.linalg.norm(shaft, axis=1, keepdims=True)
     look = np.radians(config.look_deg) * wander(rng, grid, 1.9, 2)
@@ -117,6 +127,31 @@ def make_path(
     z = z + 0.0012 * config.tremor * tremor[:, 3:]
     poses = _poses(tip, z, route.up, roll, np.radians(config.scope_deg))
     return _at(grid, poses, times)
+
+
+def _middle(waypoints: Array, distance: Distance, clear: Distance, margin: float) -> CubicSpline:
+    """The way through the waypoints (n, 3) by arc length in mm, moved aside where it is narrow."""
+    from scipy.interpolate import CubicSpline
+    from scipy.ndimage import gaussian_filter1d
+
+    def by_length(p: Array) -> CubicSpline:
+        s = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(p, axis=0), axis=1))])
+        return CubicSpline(s, p, bc_type="natural")
+
+    line = by_length(waypoints)
+    wanted = line(np.linspace(0.0, line.x[-1], 80))
+    p = wanted.copy()
+    for _ in range(60):
+        lack = margin + 1.0 - clear(p)
+        if lack.max() <= 0.0:
+            break
+        along = np.gradient(p, axis=0)
+        along /= np.linalg.norm(along, axis=1, keepdims=True)
+        g = gradient(distance, p, 0.3)
+        g -= np.einsum("ij,ij->i", g, along)[:, None] * along
+        p = p + 0.5 * np.clip(lack, 0.0, 0.5)[:, None] * g
+        p = wanted + gaussian_filter1d(p - wanted, 1.5, axis=0, mode="nearest")
+    return by_length(by_length(p)(np.linspace(0.0, by_length(p).x[-1], 24)))
 
 
 def _poses(tip: Array, z: Array, up: Array, roll: Array, tilt: float) -> Array:

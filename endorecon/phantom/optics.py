@@ -197,7 +197,10 @@ def shade(
     lost_relief (n,): slope variance finer than a pixel, which widens the highlight.
     """
     out = np.zeros_like(albedo)
-    a2 = np.float32(config.gloss_roughness**4) + lost_relief  # alpha = roughness^2
+    smooth = np.float32(config.gloss_roughness**4)  # alpha^2, alpha = roughness^2
+    a2 = smooth + lost_relief
+    # Far relief would veil the dark in grey: the film fills it, and only a part of it mirrors.
+    film = config.wetness * np.sqrt(smooth / a2)
     nv = np.clip(np.einsum("ij,ij->i", glossy_normals, view), 1e-3, 1.0)
     for light in lights:
         to = light - points
@@ -221,7 +224,7 @@ def shade(
         fresnel = 0.028 + 0.972 * (1.0 - vh) ** 5
         k = np.sqrt(a2) / 2
         smith = 1.0 / ((nv * (1 - k) + k) * (gl * (1 - k) + k) * 4.0)
-        out += (config.wetness * ndf * fresnel * smith * gl * power)[:, None]
+        out += (film * ndf * fresnel * smith * gl * power)[:, None]
     return out
 
 

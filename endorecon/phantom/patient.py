@@ -163,7 +163,7 @@ def _route(field: Array, low: Array, cell: float, config: PhantomConfig) -> Rout
     path = gaussian_filter1d(path, 3.0, axis=0, mode="nearest")
     pick = np.linspace(0, len(path) - 1, max(3, min(8, len(path) // 4))).astype(int)
     return Route(
-        path[0], path[pick], False, np.array([0.0, 0.0, 1.0]), clearance_mm=1.6, sweep_mm=1.2
+        path[:1], path[pick], False, np.array([0.0, 0.0, 1.0]), clearance_mm=1.6, sweep_mm=1.2
     )
 
 

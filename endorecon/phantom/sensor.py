@@ -1,7 +1,7 @@
 """From radiance to the 8-bit picture: vignetting, exposure that lags, noise, tone, the round edge.
 
 Radiance and exposure are linear; the picture is sRGB-like uint8. The exposure controller sees what
-a real one sees: the mean brightness of the middle of the last picture.
+a real one sees: the brightness of the last picture.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ def vignetting(camera: Camera, config: PhantomConfig) -> Array:
 
 
 def meter(radiance: Array, mask: Array) -> float:
-    """What the exposure controller looks at: a soft mean over the content area (0 < value)."""
+    """What the exposure controller looks at: a mean over the content area (0 < value).
+
+    A power mean well above 1, as a camera that protects its highlights: near walls count most.
+    """
     h, w = mask.shape
     v, u = np.mgrid[0:h, 0:w]
-    middle = np.exp(-(((u - w / 2) / (0.45 * h)) ** 2) - ((v - h / 2) / (0.45 * h)) ** 2)
-    weight = mask * middle
+    weight = mask * np.exp(-(((u - w / 2) / h) ** 2) - ((v - h / 2) / h) ** 2)
     luminance = radiance @ np.array([0.30, 0.59, 0.11], np.float32)
-    # A power mean below 1 keeps a small glare from darkening the whole picture.
-    return max(float((np.sqrt(luminance) * weight).sum() / weight.sum()) ** 2, 1e-9)
+    return max(float((luminance**3 * weight).sum() / weight.sum()) ** (1 / 3), 1e-9)
 
 
 def next_exposure(exposure: float | None, brightness: float, config: PhantomConfig) -> float:
@@ -71,9 +72,13 @@ def develop(
 
 
 def tone(x: Array, config: PhantomConfig) -> Array:
-    """Display value in [0, 1] of linear light: gamma with a shoulder below white."""
-    knee, white = 0.72, config.white
+    """Display value in [0, 1] of linear light (h, w, 3): gamma from a black level, a shoulder below
+    white, and colour that is lost on the way to white as in a real camera's glare."""
+    knee, white = 0.80, config.white
     y = np.power(np.maximum(x, 0.0), 1.0 / config.gamma)
+    y = np.maximum(y - config.black, 0.0) / (1.0 - config.black)
+    peak = y.max(-1, keepdims=True)
+    y = y + np.clip((peak - config.bleach) / 0.4, 0.0, 1.0) * (peak - y)
     over = np.maximum(y - knee, 0.0)
     room = white - knee
     return np.minimum(y, knee) + room * (1.0 - np.exp(-over / room))

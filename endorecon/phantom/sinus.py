@@ -45,9 +45,9 @@ def draft_sinus(rng: np.random.Generator, asymmetry: float, roughness: float) ->
         "ethmoid_length": vary(35.0, 3.0),
         "ethmoid_width": vary(15.0, 1.5),
         "inferior_turbinate_radius": vary(4.0, 0.6),
-        "middle_turbinate_x": vary(4.6, 0.5),
+        "middle_turbinate_x": vary(4.0, 0.5),
         "maxillary_ostium_radius": vary(5.2, 0.8),
-        "sphenoid_ostium_radius": vary(4.4, 0.7),
+        "sphenoid_ostium_radius": vary(4.8, 0.6),
         "septal_deviation": vary(0.0, 1.6),
         "spur_height": vary(1.2, 1.0),
         "carotid_radius": vary(3.6, 0.5),
@@ -65,11 +65,11 @@ def draft_sinus(rng: np.random.Generator, asymmetry: float, roughness: float) ->
         cells.append((centre, at(vary(4.6, 1.0), vary(4.4, 0.9), vary(4.2, 0.9))))
     deviation_y, deviation_z = vary(28.0, 10.0), vary(20.0, 8.0)
     spur_y = vary(34.0, 8.0)
-    ostium_y, ostium_z = face - length * 0.72, vary(17.5, 1.0)
+    ostium_y, ostium_z = face - length * 0.72, vary(19.5, 1.0)
     ostium = at(w, ostium_y, ostium_z)
     maxillary = at(w + 13.5, ostium_y + 2.0, ostium_z - 7.0)
-    sphenoid = at(7.0, face + 12.0, 33.0)
-    hole = at(6.2, face, 32.0)
+    sphenoid = at(9.6, face + 12.0, 33.0)
+    hole = at(9.0, face, 32.0)
     bumps = unevenness(rng, roughness)
 
     def distance(q: Array) -> Array:
@@ -78,7 +78,7 @@ def draft_sinus(rng: np.random.Generator, asymmetry: float, roughness: float) ->
         # The cavity narrows upwards in front (nasal vault) and is closed above the ethmoid roof.
         vault = (22.0 + 0.55 * (y + 4.0) - z) * 0.87
         d = smooth_min(d, vault, 4.0)
-        d = smooth_max(d, inside_capsule(q, at(6.0, -14.0, 5.0), at(7.0, 8.0, 9.0), 5.5), 3.0)
+        d = smooth_max(d, inside_capsule(q, at(6.2, -14.0, 5.5), at(7.0, 8.0, 9.5), 6.6), 3.0)
         width = p["ethmoid_width"]
         ethmoid = inside_box(
             q,
@@ -100,8 +100,8 @@ def draft_sinus(rng: np.random.Generator, asymmetry: float, roughness: float) ->
         m = p["middle_turbinate_x"]
         blade = -inside_box(
             q,
-            at(m, face - length * 0.62, 36.0),
-            at(2.1, length * 0.34, 13.5),
+            at(m, face - length * 0.66, 36.0),
+            at(2.1, length * 0.30, 13.5),
             2.0,
         )
         rim = -inside_capsule(
@@ -128,38 +128,46 @@ def draft_sinus(rng: np.random.Generator, asymmetry: float, roughness: float) ->
         cave = smooth_min(cave, smooth_min(carotid, optic, 0.8), 1.2)
         d = smooth_max(d, cave, 1.0)
         door = inside_capsule(
-            q, hole - at(0, 5.0, 0), hole + at(0, 5.0, 0.5), p["sphenoid_ostium_radius"]
+            q, hole - at(0, 2.0, 0), hole + at(0, 2.0, 0.2), p["sphenoid_ostium_radius"]
         )
         d = smooth_max(d, door, 0.9)
         return d + bumps(q)
 
     x_axis, y_axis, z_axis = np.eye(3)
-    roof_y = (face - length * 0.85, face - length * 0.15)
     mid_x = 8.5
+    tip_x = (p["middle_turbinate_x"] + p["ethmoid_width"]) / 2 + 0.8
+    # Where the tip looks from. A landmark is the first wall behind its target, so that it lies on
+    # the side of a rim or a roof that a straight scope sees: what is clicked can be filmed.
+    vestibule, meatus = at(6.4, -6.0, 8.0), at(7.4, face - length - 6.0, 20.5)
+    cavity, door_view = at(tip_x, face - length * 0.62, 29.0), at(10.4, face - 10.0, 31.2)
+
+    def behind(start: Array, target: Array) -> tuple[Array, Array]:
+        return start, target - start
+
+    rm, rs = p["maxillary_ostium_radius"] + 1.2, p["sphenoid_ostium_radius"] + 0.8
     probes: dict[str, tuple[Array, Array]] = {
-        "nasal sill": (at(6.3, 0.0, 6.5), -z_axis),
-        "inferior turbinate head": (at(w - 3.2, 5.5, 9.5), y_axis),
+        "nasal sill": behind(at(6.3, -9.0, 7.5), at(6.3, 1.5, 0.0)),
+        "inferior turbinate head": behind(vestibule, at(w - 3.2, 14.0, 9.5)),
         "middle turbinate head": (
             at(p["middle_turbinate_x"], face - length - 5, 23.0),
             y_axis,
         ),
-        "septal spur": (at(5.5, spur_y, 6.2), -x_axis),
-        "maxillary ostium anterior": (ostium + at(1.2, 0, 0), -y_axis),
-        "maxillary ostium posterior": (ostium + at(1.2, 0, 0), y_axis),
-        "maxillary ostium superior": (ostium + at(1.2, 0, 0), z_axis),
-        "maxillary ostium inferior": (ostium + at(1.2, 0, 0), -z_axis),
-        "ethmoid roof anterior": (at(mid_x, roof_y[0], 33.0), z_axis),
-        "ethmoid roof posterior": (at(mid_x, roof_y[1], 33.0), z_axis),
-        "lamina papyracea": (at(mid_x, face - length / 2, 32.0), x_axis),
-        "ethmoid anterior wall": (at(mid_x, face - length * 0.7, 33.0), -y_axis),
-        "sphenoid face": (at(10.0, face - 12.0, 25.0), y_axis),
-        "sphenoid ostium medial": (hole + at(0, 0.8, 0), -x_axis),
-        "sphenoid ostium lateral": (hole + at(0, 0.8, 0), x_axis),
-        "sphenoid ostium superior": (hole + at(0, 0.8, 0), z_axis),
-        "sphenoid ostium inferior": (hole + at(0, 0.8, 0), -z_axis),
-        "carotid prominence": (sphenoid, at(8.2, 6.0, -2.5)),
-        "optic prominence": (sphenoid, at(5.5, 3.5, 6.4)),
-        "optic-carotid recess": (sphenoid, at(7.6, 4.4, 3.1)),
+        "septal spur": behind(vestibule, at(0.0, spur_y - 3.0, 5.5)),
+        "maxillary ostium anterior": behind(meatus, ostium - (rm + 0.6) * y_axis),
+        "maxillary ostium posterior": behind(meatus, ostium + rm * y_axis),
+        "maxillary ostium superior": behind(meatus, ostium + rm * z_axis),
+        "maxillary ostium inferior": behind(meatus, ostium - (rm - 0.6) * z_axis),
+        "ethmoid roof anterior": behind(meatus, at(mid_x, face - length * 0.66, roof)),
+        "ethmoid roof posterior": behind(cavity, at(mid_x, face - length * 0.15, roof)),
+        "lamina papyracea": behind(meatus, at(p["ethmoid_width"], face - length / 2, 32.0)),
+        "sphenoid face": behind(cavity, at(12.5, face, 24.5)),
+        "sphenoid ostium medial": behind(door_view, hole - rs * x_axis),
+        "sphenoid ostium lateral": behind(door_view, hole + rs * x_axis),
+        "sphenoid ostium superior": behind(door_view, hole + rs * z_axis),
+        "sphenoid ostium inferior": behind(door_view, hole - rs * z_axis),
+        "carotid prominence": behind(door_view, sphenoid + at(6.5, 7.0, -3.0)),
+        "optic prominence": behind(door_view, sphenoid + at(4.5, 4.5, 7.2)),
+        "optic-carotid recess": behind(door_view, sphenoid + at(6.6, 5.5, 3.0)),
     }
     distances = (
         ("ethmoid length", "ethmoid roof anterior", "ethmoid roof posterior"),
@@ -174,21 +182,23 @@ def draft_sinus(rng: np.random.Generator, asymmetry: float, roughness: float) ->
         ("lamina papyracea to turbinate", "lamina papyracea", "middle turbinate head"),
         ("turbinate head to sphenoid face", "inferior turbinate head", "sphenoid face"),
     )
-    tip_x = (p["middle_turbinate_x"] + p["ethmoid_width"]) / 2 + 0.8
     return Draft(
         distance=distance,
         low=at(-4.0, -23.0, -4.0),
         high=at(w + 29.0, face + 26.0, h + 9.0),
-        entry=at(6.4, -6.0, 8.0),
+        entry=np.array([[6.2, -26.0, 11.0], [6.2, -26.0, 5.0]]),
         waypoints=np.array(
             [
-                [6.6, 9.0, 14.0],
-                [7.2, face - length - 8.0, 21.0],
-                [tip_x - 0.5, face - length + 4.0, 28.0],
-                [tip_x, face - length * 0.58, 31.5],
+                [6.4, -9.5, 7.0],
+                [6.6, 5.0, 10.5],
+                [7.2, face - length - 8.0, 20.0],
+                [tip_x - 0.5, face - length + 4.0, 27.5],
+                [tip_x - 0.3, face - length * 0.58, 31.0],
+                [10.3, face - 7.0, 31.5],
             ]
         ),
         rigid=True,
+        clearance_mm=3.6,
         probes=probes,
         distances=distances,
         parameters=p,

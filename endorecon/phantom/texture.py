@@ -152,8 +152,8 @@ def make_mucosa(
 
 
 # (area of wall in mm2 a root, half width of a root in mm, mean length of an arm in mm, wander)
-_VESSEL_HABIT = {"sinus": (26.0, 0.15, 5.0, 0.14), "colon": (90.0, 0.24, 10.0, 0.10)}
-_CONTRAST = {"sinus": 1.1, "colon": 0.6}
+_VESSEL_HABIT = {"sinus": (26.0, 0.15, 5.0, 0.14), "colon": (140.0, 0.24, 10.0, 0.10)}
+_CONTRAST = {"sinus": 0.26, "colon": 0.21}
 
 
 def grow_vessels(
