@@ -13,7 +13,7 @@ import math
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def units_at_once(engine: str, resources: Resources) -> int:
 
 def run_study(
     study: Study, out: Path, engine: str = "local", at_once: int = 0, retry: bool = False
-) -> Iterator[Snapshot]:
+) -> Generator[Snapshot, None, None]:
     """Run or go on with a study, yielding where it stands; the results are written at the end.
 
     `retry` also starts again what the same input made fail. Raises EndoreconError subclasses.
@@ -130,7 +130,7 @@ def run_units(
     retry: bool = False,
     slurm: dict[str, Any] | None = None,
     more: dict[str, dict[str, Any]] | None = None,
-) -> Iterator[Snapshot]:
+) -> Generator[Snapshot, None, None]:
     """Run units whatever their steps are. `facts` goes into study.json, `more` into unit.json."""
     from endorecon import batch_engine
     from endorecon.io.rundir import RunDir
@@ -145,6 +145,8 @@ def run_units(
     with RunDir(out).lock():  # a second study process on one folder is refused at once
         _write_plan(units, out, facts, more or {})
         todo = [u for u in units if _is_work(out / "units" / u.key, retry)]
+        for u in todo:  # a new start of the study is a new chance
+            (out / "units" / u.key / "attempts.json").unlink(missing_ok=True)
         _check_disk(out, len(todo), resources)
         folders = [out / "units" / u.key for u in todo]
         at_once = at_once or units_at_once(engine, resources)
@@ -169,7 +171,7 @@ def run_units(
                         yield watch.snapshot()
                         last = time.monotonic()
             finally:
-                events.close()  # type: ignore[attr-defined]
+                events.close()
         yield watch.snapshot()
         from endorecon.batch_report import write_report
         from endorecon.batch_results import collect, write_csv

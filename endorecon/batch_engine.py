@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class Ended:
 
 def local(
     folders: list[Path], jobs: Path, at_once: int, resources: Resources
-) -> Iterator[Ended | None]:
+) -> Generator[Ended | None, None, None]:
     """Run units here, `at_once` at a time, each with its own cores and GPU; None = still going."""
     gpus, sets = _gpus(), _core_sets(at_once, resources.cores)
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -91,6 +91,8 @@ def _one(
 
     mine = gpus[slot * resources.gpus % max(1, len(gpus)) :][: resources.gpus]
     for _ in range(1 + resources.retries):
+        if stop:  # Ctrl-C on a terminal ends the worker before the study process knows
+            break
         executor = submitit.LocalExecutor(folder=jobs / folder.name)
         executor.update_parameters(
             timeout_min=60 * resources.hours, gpus_per_node=len(mine), visible_gpus=mine,
@@ -99,9 +101,9 @@ def _one(
         job = executor.submit(UnitJob(str(folder), cores))
         while not job.done():
             if stop:
-                job._process.terminate()  # type: ignore[attr-defined]  # the controller
-                _end_unit(folder)
+                job._process.kill()  # type: ignore[attr-defined]  # the unit dies with it
                 job._process.wait()  # type: ignore[attr-defined]
+                _end_unit(folder)  # or one that an earlier, killed study left here
                 return Ended(folder, "died")
             time.sleep(POLL_S)
         status = finished(folder)
@@ -148,7 +150,7 @@ def _core_sets(at_once: int, cores: int) -> list[tuple[int, ...]]:
 
 def slurm(
     folders: list[Path], jobs: Path, at_once: int, resources: Resources, options: dict[str, Any]
-) -> Iterator[Ended | None]:
+) -> Generator[Ended | None, None, None]:
     """Run units as Slurm arrays, at most `at_once` at a time; None = still going.
 
     Jobs of an earlier start that are still queued or running are taken over. Raises

@@ -81,6 +81,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def line_of_the_interrupted(out: Path, engine: str) -> str:
+    """What became of a study's units when it was told to end."""
+    names = sorted(f.stem for f in (out / "jobs").glob("endorecon-*.json"))
+    if engine == "slurm" and names:
+        return (
+            "endorecon: the study's Slurm jobs go on; the same command takes them over, and "
+            f"`scancel --name={','.join(names)}` ends them"
+        )
+    return "endorecon: the units that ran here were ended; nothing that was finished is lost"
+
+
 def lines_of_estimate(found: Estimate) -> list[str]:
     """--dry-run."""
     tight = "" if found.gigabytes < found.free_gigabytes else "  TOO LITTLE"

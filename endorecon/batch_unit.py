@@ -3,6 +3,8 @@
 A unit's folder: `unit.json` (the plan), `.lock`, `status.json` (state, step, sentence, times),
 `log.txt`, `steps/NAME.done`, `run/`, `result.json`. `status.json` is written last and says "done"
 or "failed"; a folder without it, or with "running" and no living process, is work to go on with.
+`attempts.json` counts the starts in a row that finished nothing new: Slurm would requeue a unit
+that never gets through a stage for ever. The study process removes it when it starts.
 Two processes never work in one folder: the second waits for the lock and finds the work done.
 A process that dies takes its step with it (PR_SET_PDEATHSIG), and whoever takes the folder over
 first ends what is left of the dead one, found by the mark in its environment.
@@ -42,6 +44,9 @@ class UnitJob:
         self.cores = cores
 
     def __call__(self) -> None:
+        if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+            # The study ends a unit by ending its controller, whose pid is the job's name.
+            die_with(int(os.environ["SUBMITIT_LOCAL_JOB_ID"]))
         run_unit(Path(self.folder), self.cores)
 
     def checkpoint(self) -> Any:
@@ -83,6 +88,19 @@ def run_unit(folder: Path, cores: tuple[int, ...] = ()) -> str:
 
 def _run(folder: Path, plan: dict[str, Any]) -> str:
     now = read_json(folder / "status.json")
+    vain = _starts_in_vain(folder)
+    if vain > int(plan["resources"].get("retries", 2)):
+        sentence = (
+            f"{vain} starts in a row were ended from outside before a stage was finished (time "
+            "limit, memory, preemption); raise unit.hours or unit.memory_gb, or do less in a unit"
+        )
+        (folder / "attempts.json").unlink()
+        _write(
+            folder,
+            now
+            | {"state": "failed", "exit_code": 137, "sentence": sentence, "finished": time.time()},
+        )
+        return "failed"
     status: dict[str, Any] = {
         "state": "running", "pid": os.getpid(), "ticks": ticks_of(os.getpid()),
         "host": socket.gethostname(),
@@ -118,11 +136,28 @@ def _run(folder: Path, plan: dict[str, Any]) -> str:
     return str(status["state"])
 
 
+def _starts_in_vain(folder: Path) -> int:
+    """Note this start; returns how many before it, in a row, finished nothing that is new now."""
+    stages = sorted(
+        p.relative_to(folder).as_posix()
+        for pattern in ("steps/*.done", "run/[!.]*", "run/rounds/[!.]*")
+        for p in folder.glob(pattern)
+    )
+    before = read_json(folder / "attempts.json")
+    vain = int(before["starts"]) if before.get("stages") == stages else 0
+    atomic.write_json(folder / "attempts.json", {"stages": stages, "starts": vain + 1})
+    return vain
+
+
 def ticks_of(pid: int) -> int:
-    """When a process started, in the kernel's ticks; 0 when there is none. Pids come again."""
+    """When a process started, in the kernel's ticks; 0 when there is none. Pids come again.
+
+    One that has ended and waits for somebody to take note (a container may have nobody) is none.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
-        return int(stat.rpartition(")")[2].split()[19])
+        fields = stat.rpartition(")")[2].split()
+        return 0 if fields[0] in "ZX" else int(fields[19])
     except (OSError, ValueError, IndexError):
         return 0
 
@@ -145,19 +180,12 @@ def _write(folder: Path, status: dict[str, Any]) -> None:
 
 def _step(command: list[str], log: Path, environment: dict[str, str]) -> int:
     """Run one command to its end; its output goes to the log. The exit code (128 + signal)."""
-    libc = ctypes.CDLL(None)
-    parent = os.getpid()
-
-    def follow_parent() -> None:
-        libc.prctl(_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-
+    libc, here = ctypes.CDLL(None), os.getpid()
     with open(log, "ab") as file:
         try:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment,
-                preexec_fn=follow_parent,
+                preexec_fn=lambda: die_with(here, libc),
             )  # fmt: skip
         except OSError as error:
             file.write(f"endorecon: this command cannot be started ({error})\n".encode())
@@ -169,6 +197,13 @@ def _step(command: list[str], log: Path, environment: dict[str, str]) -> int:
             process.wait()
             raise
     return code if code >= 0 else 128 - code
+
+
+def die_with(parent: int, libc: Any = None) -> None:
+    """Let the kernel end this process when `parent`, which must have started it, ends."""
+    (libc or ctypes.CDLL(None)).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(1)
 
 
 def _sentence(log: Path, code: int) -> str:

@@ -2,13 +2,15 @@
 
 It prints, and so do commands.py and faces.py, and no other module. Heavy parts are imported by the
 command that needs them, so that `--help` answers at once. Exit codes: 0 ok, 2 usage, 3 input
-refused, 4 not enough information, 5 diverged, 6 resources, 7 environment, 70 bug.
+refused, 4 not enough information, 5 diverged, 6 resources, 7 environment, 70 bug; 130 and 143 when
+told to stop (Ctrl-C, SIGTERM: the same command resumes).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -201,9 +203,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"endorecon: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         print("endorecon: stopped; run the same command again to resume", file=sys.stderr)
-        return 130
+        return 128 + (end.args[0] if end.args else signal.SIGINT)  # 130, or 143 for SIGTERM
     except MemoryError:
         print(
             "endorecon: the memory is used up; lower --video.max-width or --video.max-frames",

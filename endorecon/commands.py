@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -315,6 +318,20 @@ class Validate:
     """Folder of an earlier study: exit code 5 when accuracy fell by more than the noise."""
 
 
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[None]:
+    """SIGTERM (kill, a shutdown, a batch system) does what Ctrl-C does; `main` knows the signal."""
+
+    def leave(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def validate(args: list[str]) -> int:
     """endorecon validate STUDY.yaml ..., or endorecon validate --status DIR"""
     from endorecon import batch_table as table
@@ -339,8 +356,16 @@ def validate(args: list[str]) -> int:
         print("\n".join(table.lines_of_estimate(estimate(study, out, at_once))))
         return 0
     print(f"endorecon validate, study {study.name}, {v.engine} -> {out}. {NOTICE}", flush=True)
-    for line in table.drawn(run_study(study, out, v.engine, v.jobs, v.retry)):
-        print(line, flush=True)
+    try:
+        with (
+            _told_to_end(),
+            contextlib.closing(run_study(study, out, v.engine, v.jobs, v.retry)) as snapshots,
+        ):
+            for line in table.drawn(snapshots):
+                print(line, flush=True)
+    except KeyboardInterrupt:  # by now what ran here has been ended
+        print(table.line_of_the_interrupted(out, v.engine), file=sys.stderr)
+        raise
     code, lines = table.verdict(out, v.compare)
     print("\n".join(lines))
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -25,7 +26,7 @@ from endorecon.batch_engine import _core_sets
 from endorecon.batch_report import write_report
 from endorecon.batch_results import CT_SCALE, collect, paired, regressions, summaries, write_csv
 from endorecon.batch_study import Resources, Study, Unit, content_hash, read_study
-from endorecon.batch_table import lines_of, lines_of_distances, verdict
+from endorecon.batch_table import line_of_the_interrupted, lines_of, lines_of_distances, verdict
 from endorecon.batch_unit import end_leftovers, living_worker, read_json, run_unit
 from endorecon.errors import InputRefused, OutOfResources, UsageError
 
@@ -231,6 +232,28 @@ def test_what_a_dead_worker_left_running_is_ended_by_who_takes_over(tmp_path: Pa
     other.wait()
 
 
+def test_a_unit_that_is_started_in_vain_is_failed_and_one_that_gets_on_is_not(
+    tmp_path: Path,
+) -> None:
+    """As Slurm does it: the worker is ended and started again, and the study hears nothing."""
+    stuck = one_unit(tmp_path, ("fit", True, f"echo x >> {tmp_path}/starts; kill -9 $PPID"))
+    script = f"mkdir -p run/rounds; mkdir run/rounds/$(ls run/rounds | wc -l); cd {tmp_path}"
+    script += "; [ $(ls slow/run/rounds | wc -l) = 6 ] || kill -9 $PPID"
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    steps = [["fit", True, ["/bin/sh", "-c", f"cd {slow}; {script}"]]]
+    (slow / "unit.json").write_text(json.dumps({"steps": steps, "resources": {"cores": 1}}))
+    for folder in (stuck, slow):
+        command = [sys.executable, "-m", "endorecon.batch_unit", str(folder)]
+        codes = [subprocess.run(command).returncode for _ in range(6)]
+        assert codes[:3] == [-signal.SIGKILL] * 3
+    assert (tmp_path / "starts").read_text() == "x\n" * 3
+    status = read_json(stuck / "status.json")
+    assert status["state"] == "failed" and status["step"] == "fit"
+    assert status["sentence"].startswith("3 starts in a row were ended from outside")
+    assert read_json(slow / "status.json")["state"] == "done"
+
+
 def test_a_pid_that_is_somebody_elses_by_now_is_no_worker(tmp_path: Path) -> None:
     import socket
 
@@ -254,6 +277,17 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def running_in(folder: Path, word: str = "") -> list[int]:
+    """Processes that have a folder, and a word, in their command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (entry / "cmdline").read_bytes().decode(errors="replace")
+            if str(folder) in line and word in line and alive(int(entry.name)):
+                found.append(int(entry.name))
+    return found
 
 
 # -- a study on this machine ---------------------------------------------------------------------
@@ -318,6 +352,39 @@ def test_each_slot_has_its_own_cores_or_none_at_all() -> None:
 def start_study(out: Path, count: int, sleep: float, engine: str = "local") -> subprocess.Popen:
     command = [sys.executable, HERE / "batch_units.py", out, str(count), "2", str(sleep), engine]
     return subprocess.Popen([str(c) for c in command], start_new_session=True)
+
+
+@pytest.mark.parametrize(("number", "whom"), [(signal.SIGINT, "all"), (signal.SIGTERM, "study")])
+def test_a_study_that_is_told_to_stop_ends_its_workers(
+    tmp_path: Path, number: signal.Signals, whom: str
+) -> None:
+    """Ctrl-C reaches the whole process group, `kill` the study alone."""
+    (tmp_path / "study.yaml").write_text(
+        "name: stopped\ncases: [{phantom: {seed: [0, 1, 2], frames: 100, size: 640x480}}]\n"
+        "settings: [{name: cpu, preset: cpu}]\nunit: {cores: 1}\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "endorecon.cli", "validate", str(tmp_path / "study.yaml"),
+               "--out", str(out), "--jobs", "2"]  # fmt: skip
+    with open(tmp_path / "log", "w") as log:
+        study = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    wait_for(lambda: len(running_in(out, "batch_cases")) == 2)  # both are at their first step
+    (os.killpg if whom == "all" else os.kill)(study.pid, number)
+    assert study.wait(30) == 128 + number
+    assert running_in(out) == [], "controllers, workers or their steps go on"
+    said = (tmp_path / "log").read_text()
+    assert "the units that ran here were ended" in said and "same command again to resume" in said
+    assert {u.state for u in status_of(out).units} == {"waiting"}
+
+
+def test_a_stopped_study_on_slurm_says_that_its_jobs_go_on_and_what_ends_them(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "endorecon-12ab.json").write_text('{"units": ["k"]}')
+    said = line_of_the_interrupted(tmp_path, "slurm")
+    assert "jobs go on" in said and "`scancel --name=endorecon-12ab`" in said
+    assert "were ended" in line_of_the_interrupted(tmp_path, "local")
 
 
 @pytest.mark.slow
