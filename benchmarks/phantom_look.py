@@ -34,12 +34,13 @@ import numpy as np
 from endorecon.config import PhantomConfig
 from endorecon.io.atomic import write_text
 from endorecon.phantom.anatomy import make_anatomy
+from endorecon.phantom.film import Flight, film, fly
 from endorecon.phantom.implicit import extract_mesh, sample_volume
 from endorecon.phantom.optics import Stage, make_camera, make_stage
 from endorecon.phantom.spoilers import Spoilers
 from endorecon.phantom.texture import make_mucosa
 from endorecon.phantom.video import VideoWriter
-from endorecon.phantom.write import Flight, at_level, film, fly
+from endorecon.phantom.write import at_level
 
 HEIGHT, WIDTH, FLIGHT = 480, 640, 100
 MEASURES = ("sift 0.04", "sift 0.02", "sift poses", "contrast", "white %", "grey")

@@ -140,3 +140,20 @@ def test_noise_tiles_repeat_and_have_unit_variance() -> None:
     shift = tile.rotation @ np.array([32 * 0.5, 0.0, 0.0])
     assert np.allclose(tile.sample(p), tile.sample(p + shift), atol=2e-4)
     assert 0.8 < tile.lattice.std() < 1.2 and abs(tile.lattice.mean()) < 1e-3
+
+
+def test_trilinear_noise_and_its_slopes_are_scipys() -> None:
+    from scipy.ndimage import map_coordinates
+
+    tile = make_tile(np.random.default_rng(3), 24, 0.3, (1.0, 4.0))
+    p = np.random.default_rng(4).uniform(-30, 30, (3, 500)).astype(np.float32)
+    q = (tile.rotation.T @ p.astype(float)) / tile.spacing
+
+    def read(lattice: np.ndarray) -> np.ndarray:
+        return map_coordinates(lattice, q, order=1, mode="grid-wrap", prefilter=False)
+
+    assert np.abs(tile.trilinear(p) - read(tile.lattice)).max() < 2e-4  # float32 places
+    steps = [read(np.roll(tile.lattice, -1, axis) - tile.lattice) for axis in range(3)]
+    want = tile.rotation @ np.stack(steps) / tile.spacing
+    assert np.abs(tile.slopes(p) - want).max() < 2e-3 * np.abs(want).max()
+    assert tile.trilinear(p[:, :0]).shape == (0,) and tile.slopes(p[:, :0]).shape == (3, 0)

@@ -15,15 +15,13 @@ from endorecon.phantom.implicit import Mesh
 from endorecon.phantom.optics import (
     content_mask,
     depth_image,
-    fibres,
     lens_rays,
     make_camera,
     make_stage,
     project_points,
-    render,
-    shade,
 )
 from endorecon.phantom.sensor import develop, meter, next_exposure, tone, vignetting
+from endorecon.phantom.shading import fibres, render, shade
 from endorecon.scene import Camera
 
 LENSES = ("pinhole", "brown", "fisheye")
@@ -88,7 +86,7 @@ def wall(z: float, tilt_deg: float = 0.0, half: float = 60.0) -> Mesh:
 def grey_paint(albedo: float) -> Any:
     """A texture without texture."""
     return SimpleNamespace(
-        albedo=lambda p, c: np.full((len(p), 3), albedo, np.float32),
+        albedo=lambda p, c: np.full((3, p.shape[1]), albedo, np.float32),
         tilt=lambda p, n, f: (n, 0 * f),
     )
 
@@ -143,22 +141,22 @@ def test_the_highlight_lies_where_the_mirror_direction_says() -> None:
     config = replace(PLAIN, wetness=1.0, gloss_roughness=0.2)
     eye, lamp = np.zeros(3), np.array([[6.0, 0.0, 0.0]])
     x = np.linspace(-4, 10, 1401)
-    p = np.stack([x, 0 * x, 0 * x + 10.0], -1)
-    n = np.tile([0.0, 0.0, -1.0], (len(x), 1))
-    view = (eye - p) / np.linalg.norm(eye - p, axis=1, keepdims=True)
-    black = np.zeros((len(x), 3), np.float32)
+    p = np.stack([x, 0 * x, 0 * x + 10.0])
+    n = np.tile([[0.0], [0.0], [-1.0]], (1, len(x)))
+    view = (eye[:, None] - p) / np.linalg.norm(eye[:, None] - p, axis=0)
+    black = np.zeros((3, len(x)), np.float32)
     glow = shade(p, n, n, black, view, np.repeat(lamp, 2, 0), np.array([0.0, 0, 1]), config)
-    assert x[np.argmax(glow[:, 0])] == pytest.approx(3.0, abs=0.15)  # half way to the lamp
+    assert x[np.argmax(glow[0])] == pytest.approx(3.0, abs=0.15)  # half way to the lamp
     assert np.all(glow >= 0) and glow.max() > 20 * np.median(glow)
 
 
 def test_light_that_has_bounced_is_redder_than_light_that_has_not() -> None:
-    rgb = np.array([[0.6, 0.2, 0.1]], np.float32)
-    p, n = np.array([[0.0, 0.0, 10.0]]), np.array([[0.0, 0.0, -1.0]])
+    rgb = np.array([[0.6], [0.2], [0.1]], np.float32)
+    p, n = np.array([[0.0], [0.0], [10.0]]), np.array([[0.0], [0.0], [-1.0]])
     axis = np.array([0.0, 0.0, 1.0])
     lamps = fibres(PLAIN)
-    once = shade(p, n, n, rgb, n, lamps, axis, PLAIN)[0]
-    more = shade(p, n, n, rgb, n, lamps, axis, replace(PLAIN, bounce=0.3))[0]
+    once = shade(p, n, n, rgb, n, lamps, axis, PLAIN)[:, 0]
+    more = shade(p, n, n, rgb, n, lamps, axis, replace(PLAIN, bounce=0.3))[:, 0]
     assert np.all(more > once) and more[0] / more[2] > 1.1 * once[0] / once[2]
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endorecon.config import PhantomConfig
-from endorecon.phantom.optics import content_mask, fibres, lens_rays, make_camera
+from endorecon.phantom.optics import content_mask, lens_rays, make_camera
 from endorecon.phantom.sensor import develop, meter, next_exposure, vignetting
+from endorecon.phantom.shading import fibres
 from endorecon.phantom.truth import write_calibration, write_json
 from endorecon.phantom.video import VideoWriter
 from endorecon.scene import Camera

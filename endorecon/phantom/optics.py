@@ -1,10 +1,7 @@
-"""The endoscope: lens rays, light, shading, and the camera behind it.
+"""The endoscope's lens: rays of pixels, pixels of points, and what the rays hit.
 
 Conventions: OpenCV camera axes (x right, y down, z forward), pixel centres at (0.5, 0.5), mm.
-A ray is (x, y, 1) in the camera frame, so that its parameter is the z-depth. Radiance is linear.
-Light: two fibre ends at the rim of the lens, each with a cos^n lobe about the optical axis and
-1/r^2; Lambert plus GGX (Walter et al. 2007, "Microfacet models for refraction", Smith shadowing,
-Schlick Fresnel with F0 = 0.028, water) and a small term for light that has bounced in the cavity.
+A ray is (x, y, 1) in the camera frame, so that its parameter is the z-depth.
 """
 
 from __future__ import annotations
@@ -124,19 +121,21 @@ def content_mask(camera: Camera, config: PhantomConfig) -> Array:
 
 @dataclass(frozen=True)
 class Stage:
-    """A wall ready to be filmed: ray caster, per-vertex normals, texture, light."""
+    """A wall ready to be filmed: ray caster, texture, light, and the wall in columns."""
 
     scene: Any  # open3d RaycastingScene
     mesh: Mesh
     mucosa: Mucosa
     config: PhantomConfig
-    rest: Array  # (v, 3) where the vertices are when nothing moves: the texture sticks to that
+    faces: Array  # (3, f) intp
+    normals: Array  # (3, v) float32
+    rest: Array | None  # (3, v) where a deformed wall's vertices belong: the texture sticks to that
 
 
 def make_stage(
     mesh: Mesh, mucosa: Mucosa, config: PhantomConfig, rest: Array | None = None
 ) -> Stage:
-    """Load a mesh into Embree; rest: its vertices before it was deformed."""
+    """Load a mesh into Embree; rest (v, 3): its vertices before it was deformed."""
     import open3d as o3d
 
     scene = o3d.t.geometry.RaycastingScene()
@@ -144,7 +143,15 @@ def make_stage(
         o3d.core.Tensor(mesh.vertices.astype(np.float32)),
         o3d.core.Tensor(mesh.faces.astype(np.uint32)),
     )
-    return Stage(scene, mesh, mucosa, config, mesh.vertices if rest is None else rest)
+    return Stage(
+        scene,
+        mesh,
+        mucosa,
+        config,
+        np.ascontiguousarray(mesh.faces.T.astype(np.intp)),
+        np.ascontiguousarray(mesh.normals.T.astype(np.float32)),
+        None if rest is None else np.ascontiguousarray(rest.T.astype(np.float32)),
+    )
 
 
 def cast(stage: Stage, rays: Array, world_from_camera: Array) -> dict[str, Array]:
@@ -152,115 +159,28 @@ def cast(stage: Stage, rays: Array, world_from_camera: Array) -> dict[str, Array
     where nothing is hit), face (n,) int (-1) and uv (n, 2) barycentric."""
     import open3d as o3d
 
-    d = rays @ world_from_camera[:3, :3].T
-    o = np.broadcast_to(world_from_camera[:3, 3], d.shape)
-    packed = o3d.core.Tensor(np.concatenate([o, d], 1).astype(np.float32))
-    hit = stage.scene.cast_rays(packed)
-    face = hit["primitive_ids"].numpy()
+    packed = np.zeros((len(rays), 6), np.float32)
+    packed[:, :3] = world_from_camera[:3, 3]
+    packed[:, 3:] = rays @ world_from_camera[:3, :3].T.astype(rays.dtype)
+    hit = stage.scene.cast_rays(o3d.core.Tensor(packed))
     return {
         "t": hit["t_hit"].numpy(),
-        "face": np.where(face == np.uint32(0xFFFFFFFF), -1, face.astype(np.int64)),
+        "face": hit["primitive_ids"].numpy().view(np.int32),  # Embree's 0xFFFFFFFF is no face
         "uv": hit["primitive_uvs"].numpy(),
     }
 
 
-def depth_image(stage: Stage, camera: Camera, world_from_camera: Array) -> Array:
-    """z-depth (h, w) float32 at the pixel centres of the distorted image; NaN where no wall is."""
+def depth_image(
+    stage: Stage, camera: Camera, world_from_camera: Array, seen: Array | None = None
+) -> Array:
+    """z-depth (h, w) float32 at the pixel centres of the distorted image; NaN where no wall is,
+    and outside `seen` (h, w), where nobody asks."""
     from endorecon.geometry import pixel_grid
 
-    rays = lens_rays(pixel_grid(camera.width, camera.height), camera).reshape(-1, 3)
-    t = cast(stage, rays, world_from_camera)["t"].reshape(camera.height, camera.width)
-    return np.where(np.isfinite(t), t, np.nan).astype(np.float32)
-
-
-def fibres(config: PhantomConfig) -> Array:
-    """(2, 3) positions of the two fibre ends in the camera frame, mm."""
-    e = config.light_offset_mm
-    return np.array([[e, 0.25 * e, -0.3], [-e, -0.15 * e, -0.3]])
-
-
-def shade(
-    points: Array,
-    normals: Array,
-    glossy_normals: Array,
-    albedo: Array,
-    view: Array,
-    lights: Array,
-    axis: Array,
-    config: PhantomConfig,
-    lost_relief: Array | float = 0.0,
-) -> Array:
-    """Linear radiance (n, 3) towards the camera.
-
-    points, normals (n, 3) in any one frame; view (n, 3): unit directions to the camera; lights
-    (2, 3) and axis (3,): fibre ends and the direction in which they shine, in the same frame;
-    lost_relief (n,): slope variance finer than a pixel, which widens the highlight.
-    """
-    out = np.zeros_like(albedo)
-    smooth = np.float32(config.gloss_roughness**4)  # alpha^2, alpha = roughness^2
-    a2 = smooth + lost_relief
-    # Far relief would veil the dark in grey: the film fills it, and only a part of it mirrors.
-    film = config.wetness * np.sqrt(smooth / a2)
-    nv = np.clip(np.einsum("ij,ij->i", glossy_normals, view), 1e-3, 1.0)
-    for light in lights:
-        to = light - points
-        r2 = np.einsum("ij,ij->i", to, to)
-        to /= np.sqrt(r2)[:, None]
-        lobe = np.clip(-(to @ axis), 0.0, 1.0) ** config.light_falloff
-        power = (0.5 * config.light_power * lobe / r2).astype(np.float32)
-        nl = np.einsum("ij,ij->i", normals, to)
-        # Light leaks round the edge of shadow through tissue, red most of all.
-        wrap = config.translucency * np.array([1.0, 0.45, 0.3], np.float32)
-        diffuse = np.maximum(nl[:, None] + wrap, 0.0) / (1.0 + wrap)
-        # Light that has bounced off tissue nearby: no direction, and redder for each bounce.
-        diffuse = diffuse + config.bounce * 2.0 * albedo
-        out += albedo * diffuse * (power / np.pi)[:, None]
-        h = to + view
-        h /= np.linalg.norm(h, axis=1, keepdims=True)
-        nh = np.clip(np.einsum("ij,ij->i", glossy_normals, h), 0.0, 1.0)
-        vh = np.clip(np.einsum("ij,ij->i", view, h), 0.0, 1.0)
-        gl = np.clip(np.einsum("ij,ij->i", glossy_normals, to), 0.0, 1.0)
-        ndf = a2 / (np.pi * (nh * nh * (a2 - 1.0) + 1.0) ** 2)
-        fresnel = 0.028 + 0.972 * (1.0 - vh) ** 5
-        k = np.sqrt(a2) / 2
-        smith = 1.0 / ((nv * (1 - k) + k) * (gl * (1 - k) + k) * 4.0)
-        out += (film * ndf * fresnel * smith * gl * power)[:, None]
-    return out
-
-
-def render(
-    stage: Stage,
-    camera: Camera,
-    poses: Array,
-    rays: Array,
-    pixels: Array,
-) -> Array:
-    """Linear radiance (h, w, 3) float32, one sample per sub-pixel AND per instant.
-
-    poses (s, 4, 4): world_from_camera at s instants of the shutter; rays (s, n, 3): the lens rays
-    of s sub-pixel positions of the n pixels (flat indices) that are worth rendering.
-    """
-    mesh, config = stage.mesh, stage.config
-    total = np.zeros((len(pixels), 3), np.float32)
-    for pose, ray in zip(poses, rays, strict=True):
-        hit = cast(stage, ray, pose)
-        ok = np.flatnonzero(hit["face"] >= 0)
-        t, uv = hit["t"][ok, None], hit["uv"][ok]
-        corners = mesh.faces[hit["face"][ok]]
-        d = ray[ok] @ pose[:3, :3].T
-        points = pose[:3, 3] + d * t
-        b = np.concatenate([1.0 - uv.sum(1, keepdims=True), uv], 1)
-        n = np.einsum("ij,ijk->ik", b, mesh.normals[corners])
-        n /= np.linalg.norm(n, axis=1, keepdims=True)
-        view = -d / np.linalg.norm(d, axis=1, keepdims=True)
-        lights = fibres(config) @ pose[:3, :3].T + pose[:3, 3]
-        still = points
-        if stage.rest is not mesh.vertices:
-            still = np.einsum("ij,ijk->ik", b, stage.rest[corners])
-        albedo = stage.mucosa.albedo(still, corners)
-        glossy, lost = stage.mucosa.tilt(still, n, t[:, 0] / camera.fx)
-        colour = shade(points, n, glossy, albedo, view, lights, pose[:3, 2], config, lost)
-        total[ok] += colour
-    image = np.zeros((camera.height * camera.width, 3), np.float32)
-    image[pixels] = total / len(poses)
-    return image.reshape(camera.height, camera.width, 3)
+    shape = camera.height, camera.width
+    where = np.ones(shape, bool) if seen is None else seen > 0
+    z = np.full(shape, np.nan, np.float32)
+    rays = lens_rays(pixel_grid(camera.width, camera.height)[where], camera)
+    t = cast(stage, rays, world_from_camera)["t"]
+    z[where] = np.where(np.isfinite(t), t, np.nan)
+    return z

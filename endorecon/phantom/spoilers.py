@@ -63,7 +63,7 @@ class Spoilers:
         amount = self.strength["breathing"] * BREATH_MM * np.sin(2 * np.pi * time_s / BREATH_S)
         if amount == 0.0:
             return mesh
-        shift = np.stack([t.sample(mesh.vertices, 3) for t in self._swell], -1)
+        shift = np.stack([t.sample(mesh.vertices) for t in self._swell], -1)
         return Mesh(mesh.vertices + 0.6 * amount * shift, mesh.faces, mesh.normals)
 
     def on_radiance(self, radiance: Array, frame: int) -> Array:
@@ -73,8 +73,9 @@ class Spoilers:
             return radiance
         v, u = np.mgrid[0 : self.height, 0 : self.width] * (60.0 / self.height)
         t = frame * self.step_s
-        at = np.stack([u + 12 * t, v + 7 * t, np.full_like(u, 5 * t)], -1)
-        density = s * np.clip(0.45 + 0.35 * self._haze.sample(at), 0.0, 0.95)[..., None]
+        at = np.stack([u + 12 * t, v + 7 * t, np.full_like(u, 5 * t)]).reshape(3, -1)
+        haze = self._haze.trilinear(at).reshape(u.shape)
+        density = s * np.clip(0.45 + 0.35 * haze, 0.0, 0.95)[..., None]
         lit = np.float32(np.percentile(radiance.max(-1), 80))
         grey = lit * np.array([0.80, 0.82, 0.86], np.float32)
         return radiance * (1.0 - density) + np.where(

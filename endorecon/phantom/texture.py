@@ -10,13 +10,14 @@ vertices round it, so vessels stay sharp at any magnification.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from endorecon.phantom.implicit import Distance, Mesh, gradient, project
-from endorecon.phantom.noise import Tile, make_tile
+from endorecon.phantom.noise import Tile, dot, make_tile
 
 Array = NDArray[Any]
 
@@ -46,6 +47,12 @@ class Vessels:
     radius: Array
     nearest: Array
 
+    @cached_property
+    def columns(self) -> tuple[Array, Array, Array, Array]:
+        """a (3, n), b - a (3, n), its squared length (n,) and the half width, in that order."""
+        ab = np.ascontiguousarray((self.b - self.a).T)
+        return np.ascontiguousarray(self.a.T), ab, np.maximum(dot(ab, ab), 1e-9), self.radius
+
 
 @dataclass(frozen=True)
 class Mucosa:
@@ -63,59 +70,63 @@ class Mucosa:
     slope_variance: float  # of the whole relief, both axes of the wall
 
     def albedo(self, points: Array, corners: Array) -> Array:
-        """Linear RGB (n, 3) at points (n, 3); corners (n, 3): vertex indices of the face hit."""
-        p = {k: np.array(v, np.float32) for k, v in self.palette.items()}
-        patch = self.patches.sample(points)
-        mottle = self.mottle.sample(points)
-        grain = self.grain.sample(points)
+        """Linear RGB (3, n) at points (3, n); corners (3, n): vertex indices of the face hit."""
+        patch = self.patches.trilinear(points)
+        mottle = self.mottle.trilinear(points)
+        grain = self.grain.trilinear(points)
         c = self.contrast
-        pale = _smoothstep(0.1, 1.7, patch + 0.55 * c * mottle)[:, None]
-        red = _smoothstep(0.1, 1.8, -patch + 0.7 * c * mottle)[:, None]
-        rgb = p["base"] + pale * (p["pale"] - p["base"])
-        rgb += red * (p["red"] - rgb)
+        pale = _smoothstep(0.1, 1.7, patch + 0.55 * c * mottle)
+        red = _smoothstep(0.1, 1.8, 0.7 * c * mottle - patch)
         # Capillaries: the zero crossings of the mottle, where they are not too steep.
         line = np.exp(-((mottle / 0.10) ** 2)) * _smoothstep(-0.2, 1.2, grain - 0.6 * patch)
-        rgb *= np.exp(c * (0.085 * grain + 0.10 * mottle))[:, None]
+        shade = np.exp(c * (0.085 * grain + 0.10 * mottle))
         stain = np.clip(self._vessel_stain(points, corners) + 0.22 * c * line, 0.0, 0.92)
-        rgb += (self.vessel_strength * stain)[:, None] * (p["blood"] - rgb) * 0.8
-        return np.clip(rgb, 0.01, 0.95)
+        stain *= 0.8 * self.vessel_strength
+        out = np.zeros((3, points.shape[1]), np.float32)
+        p = {k: [np.float32(x) for x in rgb] for k, rgb in self.palette.items()}
+        for k, channel in enumerate(out):
+            channel += p["base"][k] + pale * (p["pale"][k] - p["base"][k])
+            channel += red * (p["red"][k] - channel)
+            channel *= shade
+            channel += stain * (p["blood"][k] - channel)
+        return np.clip(out, 0.01, 0.95, out=out)
 
     def _vessel_stain(self, points: Array, corners: Array) -> Array:
-        """How much of a vessel's colour shows at each point, 0..1."""
+        """How much of a vessel's colour shows (n,) at points (3, n), 0..1."""
         v = self.vessels
-        out = np.zeros(len(points), np.float32)
+        out = np.zeros(points.shape[1], np.float32)
         if len(v.a) == 0:
             return out
-        near = v.nearest[corners]
-        hit = np.flatnonzero((near >= 0).any(1))
-        p, near = points[hit], near[hit]
-        best = np.zeros(len(hit), np.float32)
-        for k in range(3):
-            s = np.maximum(near[:, k], 0)
-            a, r = v.a[s], v.radius[s]
-            ab, ap = v.b[s] - a, p - a
-            length2 = np.einsum("ij,ij->i", ab, ab)
-            t = np.clip(np.einsum("ij,ij->i", ap, ab) / np.maximum(length2, 1e-9), 0, 1)
-            d = np.linalg.norm(ap - t[:, None] * ab, axis=1)
+        a, ab, length2, radius = v.columns
+        for corner in corners:
+            near = v.nearest.take(corner)
+            hit = np.flatnonzero(near >= 0)
+            s = near.take(hit)
+            p = [x.take(hit) for x in points]
+            along = [x.take(s) for x in ab]
+            away = [x - y.take(s) for x, y in zip(p, a, strict=True)]
+            t = np.clip(dot(away, along) / length2.take(s), 0, 1)
+            off = [x - t * y for x, y in zip(away, along, strict=True)]
+            r = radius.take(s)
+            d = np.sqrt(dot(off, off))
             # Soft rim: a vessel lies under the epithelium; thin ones are also fainter.
-            depth = np.clip(0.25 + 2.4 * r, 0, 1) * (near[:, k] >= 0)
-            best = np.maximum(best, depth * _smoothstep(1.35, 0.45, d / r))
-        out[hit] = best
+            depth = np.clip(0.25 + 2.4 * r, 0, 1) * _smoothstep(1.35, 0.45, d / r)
+            out[hit] = np.maximum(out.take(hit), depth)
         return out
 
     def tilt(self, points: Array, normals: Array, footprint: Array) -> tuple[Array, Array]:
-        """Unit normals (n, 3) with the micro-relief of wet mucosa, and the relief left out (n,).
+        """Unit normals (3, n) with the micro-relief of wet mucosa, and the relief left out (n,).
 
         footprint (n,): mm a pixel. Relief finer than that would sparkle, so it fades from the
         normals and comes back as roughness: a part of the slope variance that was taken away (a
         part only, for the film of mucus lies flatter than the wall under it).
         """
         g = self.bumps.slopes(points)
-        g -= np.einsum("ij,ij->i", g, normals)[:, None] * normals
+        g -= dot(g, normals) * normals
         fade = 1.0 / (1.0 + (footprint / 0.14) ** 2)
-        n = normals - (self.relief * fade)[:, None] * g
+        n = normals - (self.relief * fade) * g
         lost = 0.5 * (1.0 - fade * fade) * self.slope_variance
-        return n / np.linalg.norm(n, axis=1, keepdims=True), lost.astype(np.float32)
+        return n / np.sqrt(dot(n, n)), lost
 
 
 def _smoothstep(low: float, high: float, x: Array) -> Array:
@@ -135,7 +146,7 @@ def make_mucosa(
     """Mucosa for a wall. family: a word of PALETTES."""
     relief_mm = 0.055 * relief
     bumps = make_tile(rng, 96, 0.12, (0.55, 2.6), 0.5)
-    slopes = relief_mm * bumps.slopes(mesh.vertices[:: max(1, len(mesh.vertices) // 2000)])
+    slopes = relief_mm * bumps.slopes(mesh.vertices[:: max(1, len(mesh.vertices) // 2000)].T)
     return Mucosa(
         palette=PALETTES[family],
         patches=make_tile(rng, 64, 1.2, (5.0, 22.0), 0.5),
@@ -147,7 +158,7 @@ def make_mucosa(
         vessel_strength=vessel_strength,
         relief=relief_mm,
         # Two of the three axes lie in the wall.
-        slope_variance=float(2.0 / 3.0 * (slopes**2).sum(1).mean()),
+        slope_variance=float(2.0 / 3.0 * (slopes**2).sum(0).mean()),
     )
 
 
@@ -213,5 +224,11 @@ def grow_vessels(
     reach = np.where(np.isfinite(gap), gap - 1.35 * r[np.minimum(index, len(r) - 1)], np.inf)
     pick = np.argmin(reach, 1)
     rows = np.arange(len(v))
-    nearest = np.where(np.isfinite(reach[rows, pick]), index[rows, pick], -1).astype(np.int32)
-    return Vessels(a, b, r, nearest)
+    best = np.where(np.isfinite(reach[rows, pick]), index[rows, pick], 0)
+    # What cannot stain any face round the vertex is not looked at again in every pixel.
+    ab, av = b[best] - a[best], v - a[best]
+    t = np.clip((av * ab).sum(1) / np.maximum((ab * ab).sum(1), 1e-9), 0, 1)
+    gap = np.linalg.norm(av - t[:, None] * ab, axis=1)
+    edge = np.sqrt(((v[f] - v[np.roll(f, 1, 1)]) ** 2).sum(2).max())
+    stains = np.isfinite(reach[rows, pick]) & (gap < 1.35 * r[best] + edge)
+    return Vessels(a, b, r, np.where(stains, best, -1).astype(np.int32))

@@ -2,9 +2,10 @@
 
 Layout: `mesh.ply` (LPS mm; header comment SPACE=LPS), `cameras.json` (K, size, lens model and
 distortion, one world_from_camera a frame: OpenCV axes, LPS mm, pixel centres at .5),
-`depth/NNNNNN.npz` with z (h, w) float32 z-depth in mm on the DISTORTED image grid of the video,
-valid (h, w) bool (wall hit and inside the round picture) and K, `anatomy.json` (parameters, seed,
-landmarks, distances in mm). To project a depth: ray = lens_rays(pixel, camera); point = z * ray.
+`depth/NNNNNN.npz` with z (h, w) float32 z-depth in mm on the DISTORTED image grid of the video
+(NaN outside the round picture), valid (h, w) bool (wall hit and inside the round picture) and K,
+`anatomy.json` (parameters, seed, landmarks, distances in mm). To project a depth:
+ray = lens_rays(pixel, camera); point = z * ray.
 """
 
 from __future__ import annotations
