@@ -98,6 +98,13 @@ def estimate_views(
             f"({c.fx:.0f} pixels at {c.width}x{c.height}); an error of it bends the shape. "
             "Calibrate the endoscope for measurements."
         )
+    frame, link = result.get("weakest_link") or ("", 1.0)
+    if link < config.least_link:
+        warnings.append(
+            f"The camera path is tied loosely after frame {int(Path(frame).stem)}: what lies "
+            "before and behind it may be bent against each other, and no interval knows it. "
+            "Film that turn slower."
+        )
     if result["merged_models"]:
         warnings.append(
             f"{result['merged_models'] + 1} partial models were joined by shared frames."

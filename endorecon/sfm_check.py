@@ -19,6 +19,8 @@ from endorecon import geometry
 _INLIER_PX = 4.0
 _LEAST = 15  # correspondences that a pose has to explain
 _LEAST_SHARE = 0.3
+_EPIPOLAR_PX = 2.0
+_LINK = 30  # matches across a place of the path that are needed to judge it
 
 
 class Matches:
@@ -74,6 +76,60 @@ def parallax(matches: Matches, camera: Any) -> tuple[float, float, int]:
         return 0.0, 0.0, 0
     angle = float(np.percentile(found, 95))
     return angle * float(camera.mean_focal_length()), float(np.degrees(angle)), len(found)
+
+
+def fit_of_matches(
+    matches: Matches, camera: Any, poses: dict[str, np.ndarray]
+) -> dict[tuple[int, int], np.ndarray]:
+    """How well poses explain every verified match, 1 (exactly) to 0 (not at all), by pair.
+
+    1 - (d / 2 px)^2 of the epipolar distance d (Sampson): the score of MSAC. Pairs of which a
+    frame has no pose are not explained. No point is asked: a wrong pose keeps only the points that
+    agree with it, but the matches that contradict it stay.
+    """
+    rays = {}
+    for k, uv in matches.keypoints.items():
+        xy = np.asarray(camera.cam_from_img(uv)) if len(uv) else np.zeros((0, 2))
+        rays[k] = np.concatenate([xy, np.ones((len(xy), 1))], 1)
+    focal = float(camera.mean_focal_length())
+    out = {}
+    for (a, b), rows in matches.pairs.items():
+        names = matches.names[a], matches.names[b]
+        if names[0] not in poses or names[1] not in poses:
+            out[a, b] = np.zeros(len(rows))
+            continue
+        b_from_a = geometry.invert(poses[names[1]]) @ poses[names[0]]
+        essential = np.cross(b_from_a[:3, 3], b_from_a[:3, :3], axisb=0, axisc=0)
+        p, q = rays[a][rows[:, 0]], rays[b][rows[:, 1]]
+        line, back = p @ essential.T, q @ essential
+        steep = (line[:, :2] ** 2).sum(1) + (back[:, :2] ** 2).sum(1)
+        square = (q * line).sum(1) ** 2 / np.maximum(steep, 1e-20) * focal**2
+        out[a, b] = np.nan_to_num(np.maximum(1.0 - square / _EPIPOLAR_PX**2, 0.0))
+    return out
+
+
+def weakest_link(
+    matches: Matches, camera: Any, poses: dict[str, np.ndarray]
+) -> tuple[str, float] | None:
+    """The frame after which the path is tied worst, and how well against the path's median.
+
+    1 is as good as elsewhere. A hinge of 20 degrees left 0.58 there, a real video has 0.69, the
+    phantoms have 0.95. None when no place has enough matches to be judged.
+    """
+    order = sorted((name, k) for k, name in matches.names.items() if name in poses)
+    place = {k: i for i, (_, k) in enumerate(order)}
+    total, fitting = np.zeros(len(order)), np.zeros(len(order))
+    for (a, b), fit in fit_of_matches(matches, camera, poses).items():
+        if a in place and b in place:
+            i, j = sorted((place[a], place[b]))
+            total[i:j] += len(fit)
+            fitting[i:j] += fit.sum()
+    judged = np.flatnonzero(total >= _LINK)
+    if not len(judged):
+        return None
+    share = fitting[judged] / total[judged]
+    worst = int(np.argmin(share))
+    return order[judged[worst]][0], float(share[worst] / max(float(np.median(share)), 1e-9))
 
 
 def _points_of(model: Any) -> dict[int, np.ndarray]:

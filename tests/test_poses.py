@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from moving_pictures import finish, path_of_cameras, tube_frames
 
-from endorecon import geometry, poses
+from endorecon import geometry, poses, sfm_check
 from endorecon.config import PosesConfig
 from endorecon.errors import InputRefused, NotEnoughInformation
 from endorecon.io import trajectories
@@ -260,6 +260,45 @@ assert pixels > 3 and pairs == 10, pixels
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stderr[-800:]
+
+
+def test_a_bend_in_the_path_shows_in_the_matches_that_cross_it() -> None:
+    class Lens:
+        @staticmethod
+        def cam_from_img(uv: np.ndarray) -> np.ndarray:
+            return (uv - [160, 120]) / 200.0
+
+        @staticmethod
+        def mean_focal_length() -> float:
+            return 200.0
+
+    rng = np.random.default_rng(0)
+    xyz = rng.uniform([-4, -3, 8], [4, 3, 16], (120, 3))
+    K = np.array([[200.0, 0, 160], [0, 200, 120], [0, 0, 1]])
+    truth = {
+        f"{k:06d}.png": geometry.compose(np.eye(3), np.array([0.4 * k, 0.1 * k, 0.2 * k]))
+        for k in range(8)
+    }
+    matches = sfm_check.Matches.__new__(sfm_check.Matches)
+    matches.names = dict(enumerate(truth))
+    matches.keypoints = {k: geometry.project(xyz, p, K)[0] for k, p in enumerate(truth.values())}
+    rows = np.stack([np.arange(120)] * 2, 1)
+    matches.pairs = {(a, b): rows for a in range(8) for b in range(a + 1, min(a + 3, 8))}
+    sound = sfm_check.fit_of_matches(matches, Lens, truth)
+    assert min(f.min() for f in sound.values()) > 0.999
+    place, link = sfm_check.weakest_link(matches, Lens, truth) or ("", 0.0)
+    assert link > 0.999
+    # The whole rear half is turned about the camera at which it begins: each half fits by itself.
+    hinge = geometry.rotation_from_quaternion([1.0, 0.0, 0.04, 0.02])
+    pivot = truth["000004.png"][:3, 3]
+    turn = geometry.compose(hinge, pivot - hinge @ pivot)
+    bent = {n: turn @ p if n >= "000004.png" else p for n, p in truth.items()}
+    place, link = sfm_check.weakest_link(matches, Lens, bent) or ("", 1.0)
+    assert place == "000003.png" and link < 0.65, (place, link)
+    fits = sfm_check.fit_of_matches(matches, Lens, bent)
+    assert fits[0, 1].min() > 0.999 and fits[5, 6].min() > 0.999 and fits[3, 4].mean() < 0.6
+    del bent["000007.png"]  # without a pose a frame explains nothing
+    assert not sfm_check.fit_of_matches(matches, Lens, bent)[6, 7].any()
 
 
 @pytest.mark.slow

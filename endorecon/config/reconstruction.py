@@ -48,6 +48,8 @@ class PosesConfig:
     """Refuse when the median triangulation angle is smaller: no parallax."""
     min_parallax_px: float = 1.5
     """Refuse when matches of no two frames move more than this beyond a turn of the camera."""
+    least_link: float = 0.65
+    """Warn when the poses explain the matches across one place of the path this much worse."""
 
 
 @dataclass(frozen=True)
