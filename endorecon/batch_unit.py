@@ -34,6 +34,7 @@ MARK = "ENDORECON_UNIT"
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 # Exit codes that the same input will give again: no use in a second try.
 FINAL = (2, 3, 4, 5, BUG_EXIT_CODE)
+KILLED = (128 + signal.SIGKILL, 128 + signal.SIGTERM)  # by somebody, or for want of memory
 
 
 class UnitJob:
@@ -89,7 +90,8 @@ def run_unit(folder: Path, cores: tuple[int, ...] = ()) -> str:
 def _run(folder: Path, plan: dict[str, Any]) -> str:
     now = read_json(folder / "status.json")
     vain = _starts_in_vain(folder)
-    if vain > int(plan["resources"].get("retries", 2)):
+    retries = int(plan["resources"].get("retries", 2))
+    if vain > retries:
         sentence = (
             f"{vain} starts in a row were ended from outside before a stage was finished (time "
             "limit, memory, preemption); raise unit.hours or unit.memory_gb, or do less in a unit"
@@ -121,6 +123,8 @@ def _run(folder: Path, plan: dict[str, Any]) -> str:
         _write(folder, status | {"step": name})
         begun = time.monotonic()
         code = _step([str(c) for c in command], folder / "log.txt", environment)
+        while code in KILLED and _starts_in_vain(folder) <= retries:
+            code = _step([str(c) for c in command], folder / "log.txt", environment)
         spent = status["seconds"].get(name, 0.0) + time.monotonic() - begun
         status["seconds"][name] = round(spent, 3)
         if code == 0:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Generator
@@ -60,15 +61,15 @@ class PosesResult:
 
 
 def estimate_views(
-    frames: Frames, config: PosesConfig, work: Path, seed: int = 0, threads: int = 0
+    frames: Frames, config: PosesConfig, work: Path, seed: int = 0
 ) -> Generator[PoseProgress, None, PosesResult]:
     """Poses by structure from motion; NotEnoughInformation when the video does not give them.
 
-    `threads` 1 makes the result repeatable bit for bit; 0 takes all cores.
+    With config.threads = 1 the result repeats bit for bit.
     """
     calibrated = frames.camera is not None
     camera = frames.camera or _guess(frames, config)
-    result = yield from _run(frames, camera, config, work, seed, threads, None)
+    result = yield from _run(frames, camera, config, work, seed, None)
     n = len(frames)
     registered = int(result.get("registered", 0))
     angle = float(result.get("median_angle_deg", 0.0))
@@ -122,7 +123,6 @@ def given_views(
     config: PosesConfig,
     work: Path,
     seed: int = 0,
-    threads: int = 0,
     unit: str | None = None,
 ) -> Generator[PoseProgress, None, PosesResult]:
     """Poses from a file (COLMAP folder, transforms.json, TUM), points triangulated with them.
@@ -153,9 +153,7 @@ def given_views(
         for k, r in zip(frames.frame_index, rows)
         if r >= 0
     }
-    result = yield from _run(
-        replace(frames, camera=camera), camera, config, work, seed, threads, known
-    )
+    result = yield from _run(replace(frames, camera=camera), camera, config, work, seed, known)
     model = colmap.read_colmap(work / "model") if result.get("registered") else None
     if model is None or not model.xyz:
         raise NotEnoughInformation(
@@ -211,18 +209,24 @@ def _camera_at_working_size(camera: Camera, frames: Frames) -> tuple[Camera, lis
     return camera, [note] if note else []
 
 
+def _cores() -> int:
+    """Processor cores that this process may use; a unit of a study has only some of them."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(there or 1, int(told) if told.isdigit() else 1 << 10))
+
+
 def _run(
     frames: Frames,
     camera: Camera,
     config: PosesConfig,
     work: Path,
     seed: int,
-    threads: int,
     poses: dict[str, Any] | None,
 ) -> Generator[PoseProgress, None, dict[str, Any]]:
     """The child process, or its finished result of an earlier run."""
     work = Path(work).resolve()
-    settings = [dataclasses.asdict(camera), dataclasses.asdict(config), seed, threads, poses]
+    settings = [dataclasses.asdict(camera), dataclasses.asdict(config), seed, poses]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=float).encode())
     for array in (frames.images, frames.masks, frames.frame_index):
         digest.update(np.ascontiguousarray(array).data)
@@ -254,7 +258,8 @@ def _run(
             "overlap": config.overlap,
             "sharpen": config.sharpen,
             "seed": seed,
-            "threads": threads if threads > 0 else -1,
+            "threads": _cores(),
+            "solver_threads": config.threads or _cores(),
             "poses": poses,
         }
         write_text(work / "job.json", json.dumps(job))

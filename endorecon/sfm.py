@@ -56,14 +56,15 @@ def extract_and_match(job: dict[str, Any], database: Path) -> None:
     extraction.sift.max_num_features = job["max_features"]
     extraction.sift.peak_threshold = job["sift_peak"]
     extraction.sift.first_octave = job["first_octave"]
+    _say("features", 0, len(names))
+    single = pc.CameraMode.SINGLE
+    pc.extract_features(database, job["images"], names[:1], single, reader, extraction)
+    reader.existing_camera_id = _enter_frames(database, names[1:])
     chunk = max(4, -(-len(names) // 10))
-    for k in range(0, len(names), chunk):
+    for k in range(1, len(names), chunk):
         _say("features", k, len(names))
         part = names[k : k + chunk]
-        pc.extract_features(database, job["images"], part, pc.CameraMode.SINGLE, reader, extraction)
-        if k == 0:
-            with pc.Database.open(database) as db:
-                reader.existing_camera_id = next(iter(db.read_all_cameras())).camera_id
+        pc.extract_features(database, job["images"], part, single, reader, extraction)
     matching = pc.FeatureMatchingOptions()
     matching.num_threads = job["threads"]
     matching.guided_matching = job["guided"]
@@ -82,11 +83,32 @@ def extract_and_match(job: dict[str, Any], database: Path) -> None:
         pc.match_image_pairs(database, matching, listing, verification)
 
 
+def _enter_frames(database: Path, names: list[str]) -> int:
+    """Give frames their numbers in the database, in order; returns the id of the one camera.
+
+    Left to the extractor, they are numbered as its threads finish, and all that comes after (the
+    order of pairs, the seeds of their RANSAC) differs from run to run.
+    """
+    import pycolmap as pc
+
+    with pc.Database.open(database) as db:
+        camera_id: int = next(iter(db.read_all_cameras())).camera_id
+        rig_id = next(iter(db.read_all_rigs())).rig_id
+        sensor = pc.sensor_t(pc.SensorType.CAMERA, camera_id)
+        for name in names:
+            image_id = db.write_image(pc.Image(name=name, camera_id=camera_id))
+            frame = pc.Frame()
+            frame.rig_id = rig_id
+            frame.add_data_id(pc.data_t(sensor, image_id))
+            db.write_frame(frame)
+    return camera_id
+
+
 def _pipeline_options(job: dict[str, Any], first_angle: float) -> Any:
     import pycolmap as pc
 
     o = pc.IncrementalPipelineOptions()
-    o.num_threads = job["threads"]
+    o.num_threads = job["solver_threads"]
     o.random_seed = job["seed"]
     o.extract_colors = False
     o.ba_refine_focal_length = o.ba_refine_extra_params = not job["calibrated"]
@@ -124,7 +146,7 @@ def map_globally(job: dict[str, Any], database: Path, folder: Path) -> list[Any]
     import pycolmap as pc
 
     o = pc.GlobalPipelineOptions()
-    o.num_threads = o.mapper.num_threads = job["threads"]
+    o.num_threads = o.mapper.num_threads = job["solver_threads"]
     o.random_seed = job["seed"]
     o.min_num_matches = 12
     adjustment = o.mapper.bundle_adjustment
@@ -231,7 +253,7 @@ def adjust(
     options.ceres.loss_function_type = pc.LossFunctionType.SOFT_L1
     options.ceres.loss_function_scale = loss_px
     solver = options.ceres.solver_options
-    solver.num_threads = job["threads"]
+    solver.num_threads = job["solver_threads"]
     solver.max_num_iterations = 100
     solver.function_tolerance = 1e-8
     for _ in range(2):

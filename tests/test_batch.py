@@ -254,6 +254,16 @@ def test_a_unit_that_is_started_in_vain_is_failed_and_one_that_gets_on_is_not(
     assert read_json(slow / "status.json")["state"] == "done"
 
 
+def test_a_killed_step_is_run_again_by_its_worker_a_few_times(tmp_path: Path) -> None:
+    script = f"echo x >> {tmp_path}/tries; [ $(wc -l < {tmp_path}/tries) = 3 ] || kill -9 $$"
+    assert run_unit(one_unit(tmp_path, ("fit", True, script))) == "done"
+    assert (tmp_path / "tries").read_text() == "x\n" * 3
+    stuck = one_unit(tmp_path / "stuck", ("fit", True, f"echo x >> {tmp_path}/more; kill -9 $$"))
+    assert run_unit(stuck) == "failed" and (tmp_path / "more").read_text() == "x\n" * 3
+    status = read_json(stuck / "status.json")
+    assert status["sentence"] == "the process was ended by signal 9" and status["exit_code"] == 137
+
+
 def test_a_pid_that_is_somebody_elses_by_now_is_no_worker(tmp_path: Path) -> None:
     import socket
 

@@ -25,6 +25,7 @@ FISHEYE = replace(
     PINHOLE, fx=130.0, fy=130.0, model="OPENCV_FISHEYE", distortion=(-0.02, 0.004, 0.0, 0.0)
 )
 COUNT = 12
+ONE_THREAD = PosesConfig(threads=1)  # of mapping: features and matches take all cores
 
 
 def errors(result: poses.PosesResult, truth: np.ndarray) -> tuple[float, float]:
@@ -53,7 +54,7 @@ def test_a_known_lens_gives_all_poses_and_points_in_the_undistorted_views(
     camera: Camera, tmp_path: Path
 ) -> None:
     truth = path_of_cameras(COUNT)
-    result = finish(poses.estimate_views(tube_frames(camera, truth), PosesConfig(), tmp_path, 0, 2))
+    result = finish(poses.estimate_views(tube_frames(camera, truth), PosesConfig(), tmp_path, 0))
     turn, gap = errors(result, truth)
     assert len(result.views) == COUNT and result.dropped == ()
     assert turn < 0.15 and gap < 0.06
@@ -65,9 +66,9 @@ def test_a_known_lens_gives_all_poses_and_points_in_the_undistorted_views(
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Frames, Path, poses.PosesResult]:
-    """An uninterrupted run on one thread: frames, its folder, its result."""
+    """An uninterrupted run, mapped by one thread: frames, its folder, its result."""
     frames, work = tube_frames(PINHOLE, path_of_cameras(10)), tmp_path_factory.mktemp("whole")
-    return frames, work, finish(poses.estimate_views(frames, PosesConfig(), work, 3, 1))
+    return frames, work, finish(poses.estimate_views(frames, ONE_THREAD, work, 3))
 
 
 def stages(generator: Any) -> tuple[list[str], poses.PosesResult]:
@@ -83,20 +84,20 @@ def stages(generator: Any) -> tuple[list[str], poses.PosesResult]:
 @pytest.mark.slow
 def test_a_finished_model_is_found_again_and_another_seed_is_another_model(whole: Any) -> None:
     frames, work, first = whole
-    told, again = stages(poses.estimate_views(frames, PosesConfig(), work, 3, 1))
+    told, again = stages(poses.estimate_views(frames, ONE_THREAD, work, 3))
     assert told == []  # nothing was computed
     assert np.array_equal(first.views.world_from_camera, again.views.world_from_camera)
-    assert next(poses.estimate_views(frames, PosesConfig(), work, 4, 1)).stage == "pictures"
+    assert next(poses.estimate_views(frames, ONE_THREAD, work, 4)).stage == "pictures"
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_matches_to_the_same_bits(whole: Any, tmp_path: Path) -> None:
     frames, _, first = whole
-    cut = poses.estimate_views(frames, PosesConfig(), tmp_path, 3, 1)
+    cut = poses.estimate_views(frames, ONE_THREAD, tmp_path, 3)
     assert "mapping" in (event.stage for event in cut)  # stops there
     cut.close()
     assert not (tmp_path / "result.json").exists()
-    told, resumed = stages(poses.estimate_views(frames, PosesConfig(), tmp_path, 3, 1))
+    told, resumed = stages(poses.estimate_views(frames, ONE_THREAD, tmp_path, 3))
     assert "features" not in told and "mapping" in told
     assert np.array_equal(first.views.world_from_camera, resumed.views.world_from_camera)
     assert np.array_equal(first.views.points.xyz, resumed.views.points.xyz)
@@ -111,7 +112,7 @@ def test_a_camera_that_stands_or_only_turns_is_refused_with_the_angle(
     with pytest.raises(
         NotEnoughInformation, match=r"no parallax.*degrees, need at least"
     ) as caught:
-        finish(poses.estimate_views(frames, PosesConfig(), tmp_path, 0, 2))
+        finish(poses.estimate_views(frames, PosesConfig(), tmp_path, 0))
     assert caught.value.exit_code == 4
 
 
@@ -119,7 +120,7 @@ def test_smooth_walls_are_refused_with_the_share_and_three_remedies(tmp_path: Pa
     frames = tube_frames(PINHOLE, path_of_cameras(8))
     frames = replace(frames, images=np.full_like(frames.images, 120))
     with pytest.raises(NotEnoughInformation, match=r"0 of 8 frames \(0 %\)") as caught:
-        finish(poses.estimate_views(frames, PosesConfig(), tmp_path, 0, 1))
+        finish(poses.estimate_views(frames, ONE_THREAD, tmp_path, 0))
     for remedy in ("film slower", "sideways", "--poses"):
         assert remedy in str(caught.value)
 
@@ -129,7 +130,7 @@ def test_an_unknown_lens_is_refined_and_the_user_is_warned(tmp_path: Path) -> No
     truth = path_of_cameras(20)
     frames = tube_frames(PINHOLE, truth, known=False)
     config = PosesConfig(camera_model="PINHOLE")
-    result = finish(poses.estimate_views(frames, config, tmp_path, 0, 2))
+    result = finish(poses.estimate_views(frames, config, tmp_path, 0))
     assert result.refined_intrinsics
     assert any("No calibration" in w for w in result.warnings)
     assert abs(result.camera.fx / PINHOLE.fx - 1) < 0.05
@@ -153,7 +154,7 @@ def test_given_poses_stay_as_given_and_their_points_lie_on_the_tube(
             {"frame_index": k, "transform_matrix": (m @ flip).tolist()} for k, m in enumerate(truth)
         ]
         path.write_text(json.dumps({"unit": "mm", "frames": rows}))
-    result = finish(poses.given_views(frames, path, PosesConfig(), tmp_path / "work", 0, 2))
+    result = finish(poses.given_views(frames, path, PosesConfig(), tmp_path / "work", 0))
     assert np.allclose(result.views.world_from_camera, truth, atol=1e-6)
     xyz = result.views.points.xyz
     off_wall = np.abs(np.linalg.norm(xyz[:, :2], axis=1) - 10.0)
@@ -320,7 +321,7 @@ def test_the_short_real_nasal_video_agrees_with_its_reference(
         frame_index=frames.frame_index[every_third],
         time_s=frames.time_s[every_third],
     )
-    result = finish(poses.estimate_views(frames, PosesConfig(), tmp_path, 0, 2))
+    result = finish(poses.estimate_views(frames, PosesConfig(), tmp_path, 0))
     rows = json.loads((folder / "cameras.json").read_text())["frames"]
     turn, _ = errors(result, np.array([r["camera_to_world"] for r in rows]))
     assert len(result.views) >= 0.8 * len(frames) and turn < 0.5

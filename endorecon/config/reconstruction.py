@@ -40,6 +40,9 @@ class PosesConfig:
     """Move observations to where the pictures themselves agree, to a fraction of a pixel."""
     overlap: int = 6
     """Frames matched ahead (sequential, plus quadratic: 1, 2, 4, ... 2^overlap)."""
+    threads: int = 0
+    """Threads of mapping and bundle adjustment. With 0 they are all the cores, and the last digits
+    of poses differ from run to run; with 1 a run repeats every bit."""
     camera_model: str = "OPENCV"
     """Model refined when no calibration is given: PINHOLE, OPENCV or OPENCV_FISHEYE."""
     min_registered: float = 0.5
