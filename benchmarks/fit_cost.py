@@ -6,8 +6,9 @@
 
 Phantoms are made at 320x240 (scale of `endorecon demo --quick`) unless --size says otherwise. Without
 kernels a fit of the usual size takes hours, so that `kernels` trains on 96-pixel-wide images, 60 + 30
-steps of 1024 rays, one round. Times are wall clock; peak memory is that of the process of the fit,
-without the processes that pycolmap runs in.
+steps of 1024 rays, one round. Times are wall clock but for the CPU seconds, which count all processes
+of the fit and hardly move with the load; peak memory is that of the process of the fit, without the
+one that pycolmap runs in.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def fit(world: Path, run: Path, options: list[str], kernels: str = "auto") -> di
     )
     command = [sys.executable, "-c", code, "fit", str(world / "video.mp4"), "--camera",
                str(world / "calibration.yaml"), "--config", "cpu", "--out", str(run), *options]  # fmt: skip
-    begun = time.perf_counter()
+    begun, before = time.perf_counter(), _cpu_of_children()
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "ENDORECON_KERNELS": kernels}
     )
@@ -59,7 +60,14 @@ def fit(world: Path, run: Path, options: list[str], kernels: str = "auto") -> di
         raise SystemExit(f"the fit failed: {done.stdout[-800:]}{done.stderr[-800:]}")
     info = yaml.safe_load((run / "run.json").read_text())
     peak = int(done.stdout.rsplit("PEAK", 1)[1]) / 2**20
-    return {"wall": wall, "peak_gib": peak, "posed": info["frames_posed"], **info["seconds"]}
+    spent = _cpu_of_children() - before
+    return {"wall": wall, "cpu": spent, "peak_gib": peak, "posed": info["frames_posed"],
+            **info["seconds"]}  # fmt: skip
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def kernels(out: Path, size: str) -> None:
@@ -81,18 +89,19 @@ def frames(out: Path, size: str, counts: list[int]) -> None:
     world = phantom(out, max(counts), size)
     rate = max(counts) / _duration(world / "video.mp4")
     rows = []
-    print("| frames | posed | poses s | rounds s | surface s | wall s | s a frame | peak GiB |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| frames | posed | video, poses s | rounds s | surface s | wall s | CPU s | "
+          "CPU s a frame | peak GiB |")  # fmt: skip
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for n in counts:
         one = fit(world, out / f"run-{n}", [*LONG, "--end", f"{(n - 0.5) / rate:.4f}"])
         rows.append(one)
         print(
-            f"| {n} | {one['posed']:.0f} | {one['poses']:.1f} | {one['rounds']:.1f} | "
-            f"{one['surface']:.1f} | {one['wall']:.1f} | {one['wall'] / n:.2f} | "
-            f"{one['peak_gib']:.2f} |",
+            f"| {n} | {one['posed']:.0f} | {one['video and poses']:.1f} | {one['rounds']:.1f} | "
+            f"{one['surface']:.1f} | {one['wall']:.1f} | {one['cpu']:.0f} | "
+            f"{one['cpu'] / n:.2f} | {one['peak_gib']:.2f} |",
             flush=True,
         )
-    for stage in ("poses", "rounds", "wall"):
+    for stage in ("video and poses", "rounds", "surface", "wall", "cpu"):
         slope, start = np.polyfit([r["posed"] for r in rows], [r[stage] for r in rows], 1)
         power = np.polyfit(np.log([r["posed"] for r in rows]), np.log([r[stage] for r in rows]), 1)[
             0
