@@ -1,8 +1,10 @@
 """The table: every planned measure, by every observer and repeat, on CT and reconstruction.
 
 A row's scale has not seen the row's landmarks: either it is the run's own, or it comes from a
-similarity fit whose start left them out. The interval holds clicks, depth maps, scale, and what
-the registration found systematically left over (`deformation`), which every end point carries.
+similarity fit whose start left them out. The interval holds clicks and observers, depth maps,
+scale, and the drift of the poses between the end points (drift.py), no smaller than what the
+registered surface shows of it. The depth maps' local bias, which that surface shows too, is
+already in the lifted points' covariance, so the surface's residual is not added once more.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from endorecon.config import EvaluateConfig
 from endorecon.evaluate import measure
 from endorecon.evaluate.icp import Target
 from endorecon.evaluate.inputs import ReconLandmarks
+from endorecon.evaluate.lifting import Lifted
 from endorecon.evaluate.measure import LENGTH_POWER, Plan
 from endorecon.evaluate.register import OwnScale, Paired, Registered, scale_without
 from endorecon.geometry import apply, scale_of
@@ -92,18 +95,23 @@ def table(
             covariance = np.einsum(
                 "ij,njk,lk->nil", T[:3, :3], np.array([x.covariance for x in items]), T[:3, :3]
             )
-            covariance = covariance + registered.deformation_mm**2 * np.eye(3)
+            joint = _drift(recon, registered, items)
             for suffix, scale in scales:
                 # the surface stands in the primary fit's millimetres; bring it to this scale
                 change = (scale.factor / scale_of(T)) ** LENGTH_POWER[plan.kind]
                 length, sigma = measure.interval(
-                    plan.kind, here, covariance, surface, scale.log_sigma
+                    plan.kind, here, covariance, surface, scale.log_sigma, joint
                 )
                 if not np.isfinite([length, sigma, on_ct]).all():
                     why = "refused: no closed contour or no path on the surface"
                     rows.append(_refused(plan, observer, repeat, on_ct, why, suffix))
                     continue
                 low, high = measure.bounds(length * change, sigma * change)
+                half = (high - low) / 2
+                if LENGTH_POWER[plan.kind] == 1 and half > config.max_half_width_mm:
+                    why = f"refused: known to +/- {half:.0f} mm only: film it from nearer"
+                    rows.append(_refused(plan, observer, repeat, on_ct, why, suffix))
+                    continue
                 rows.append(
                     Measurement(
                         plan.name,
@@ -120,6 +128,18 @@ def table(
                     )
                 )
     return rows
+
+
+def _drift(recon: ReconLandmarks, registered: Registered, items: list[Lifted]) -> Array:
+    """Covariance (3 n, 3 n) in mm of end points by the poses, as large as the CT shows it."""
+    shown, drift = registered.unexplained_mm, recon.drift
+    if drift is None:  # nothing is known of its shape: each end on its own
+        return np.asarray(shown**2 * np.eye(3 * len(items)))
+    T = registered.primary.ct_from_recon
+    factor = max(shown / max(drift.surface * scale_of(T), 1e-9), 1.0)
+    turn = np.kron(np.eye(len(items)), T[:3, :3])
+    joint = drift.joint(np.array([x.xyz for x in items]))
+    return np.asarray(factor**2 * turn @ joint @ turn.T)
 
 
 def _unit(kind: str) -> str:

@@ -269,23 +269,3 @@ def scale_sigma(points: Points, target: Target, result: IcpResult) -> float:
     np.add.at(score, cell.reshape(-1), J * (weight * points.sigma * scale)[:, None])
     hidden = (bread @ (score.T @ score) @ bread)[6, 6]
     return float(np.sqrt(seen + hidden))
-
-
-def deformation_mm(points: Points, target: Target, result: IcpResult) -> float:
-    """RMS of what the fit leaves systematically per cell of a few mm: bending, drift, local bias.
-
-    Point noise averages out in a cell and its expectation is subtracted; the rest does not.
-    """
-    p = pair(points, target, result.b_from_a)
-    on = result.inlier
-    _, cell = np.unique(np.floor(p.moved[on] / _CELL_MM).astype(int), axis=0, return_inverse=True)
-    cell = cell.reshape(-1)
-    count = np.bincount(cell)
-    r = result.residual[on]
-    mean = np.bincount(cell, r) / np.maximum(count, 1)
-    within = np.bincount(cell, (r - mean[cell]) ** 2) / np.maximum(count - 1, 1)
-    good = count >= 5
-    if good.sum() < 5:
-        return 0.0
-    excess = np.average(mean[good] ** 2 - within[good] / count[good], weights=count[good])
-    return float(np.sqrt(max(excess, 0.0)))

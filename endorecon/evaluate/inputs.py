@@ -19,6 +19,7 @@ from endorecon.errors import InputRefused, NotEnoughInformation
 from endorecon.evaluate import clicks as ck
 from endorecon.evaluate import landmarks as lm
 from endorecon.evaluate import lifting as lf
+from endorecon.evaluate.drift import Drift, pose_drift
 from endorecon.evaluate.icp import Target, vertex_normals
 from endorecon.evaluate.observers import with_observers
 from endorecon.evaluate.register import OwnScale, Paired
@@ -40,6 +41,7 @@ class ReconLandmarks:
     mean: Landmarks
     noise: lf.Noise | None
     source: str  # "clicks in frames" or "3D points"
+    drift: Drift | None = None  # of the poses that carry them
     spread: float = 0.0  # along the surface, beyond click noise: how differently observers see it
 
 
@@ -122,7 +124,9 @@ def recon_landmarks(
         normals = dict(zip(mean.names, _normals_at(surface, mean.xyz), strict=True))
         lifted, spread = with_observers(lifted, normals)
         mean = lf.mean_landmarks(lifted, surface.unit, surface.space)
-        return ReconLandmarks(tuple(lifted), mean, noise, "clicks in frames", spread)
+        return ReconLandmarks(
+            tuple(lifted), mean, noise, "clicks in frames", pose_drift(run), spread
+        )
     if points_file is None:
         return None
     given = read_landmarks(points_file)
@@ -142,7 +146,7 @@ def recon_landmarks(
         lf.Lifted("given", 0, n, x, c, 0, "ok")
         for n, x, c in zip(given.names, given.xyz, covariance, strict=True)
     ]
-    return ReconLandmarks(tuple(lifted), mean, None, "3D points")
+    return ReconLandmarks(tuple(lifted), mean, None, "3D points", pose_drift(run))
 
 
 def _normals_at(surface: Surface, points: Array) -> Array:

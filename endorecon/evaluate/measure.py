@@ -224,15 +224,18 @@ def interval(
     covariances: Array,
     surface: Surface | None,
     log_scale_sigma: float,
+    joint: Array | None = None,
 ) -> tuple[float, float]:
     """The measure in mm and its standard deviation.
 
     points (n, 3) and covariances (n, 3, 3) in mm, log_scale_sigma the relative uncertainty of
-    scale (one standard deviation).
+    scale (one standard deviation), joint (3 n, 3 n) a further covariance that links the points.
     """
     measured = value(kind, points, surface)
     gradient = _gradient(kind, points, covariances, surface)
     variance = float(np.einsum("ni,nij,nj->", gradient, covariances, gradient))
+    if joint is not None:
+        variance += float(gradient.ravel() @ joint @ gradient.ravel())
     variance += (LENGTH_POWER[kind] * measured * log_scale_sigma) ** 2
     return measured, float(np.sqrt(variance))
 

@@ -182,6 +182,7 @@ def surfaces(
     """The registered surface coloured by its signed distance to the CT, from four sides.
 
     Grey is the CT; orange the weak surface, which is not coloured because it is not trusted.
+    Landmarks carry their number, in the order of `landmarks` from 1.
     """
     import pyvista as pv
     from PIL import Image
@@ -196,10 +197,11 @@ def surfaces(
         signed[surface.faces]
     ).all(1)
     plotter: Any = pv.Plotter(
-        shape=(2, 2), off_screen=True, window_size=[2 * size, 2 * size], border=False
+        shape=(2, 2), off_screen=True, window_size=[2 * size, 3 * size // 2], border=False
     )
-    centre = surface.vertices[np.unique(surface.faces)].mean(0)
-    reach = float(np.ptp(surface.vertices, axis=0).max())
+    used = surface.vertices[np.unique(surface.faces)]
+    centre = (used.min(0) + used.max(0)) / 2
+    reach = float(np.ptp(used, axis=0).max())
     near = np.abs(ct.vertices - centre).max(1) < 0.75 * reach + 5.0
     ct_mesh = pv.PolyData.from_regular_faces(ct.vertices, ct.faces[near[ct.faces].all(1)])
     for k, (title, eye, up) in enumerate(_VIEWS):
@@ -221,10 +223,10 @@ def surfaces(
             plotter.add_mesh(mesh.extract_cells(~certain), color=_ORANGE, opacity=0.35)
         if landmarks:
             points: Any = pv.PolyData(np.array(list(landmarks.values())))
-            points["name"] = list(landmarks)
+            points["number"] = [str(n + 1) for n in range(len(landmarks))]
             plotter.add_point_labels(
-                points, "name", font_size=15, text_color=_INK, point_color="black", point_size=9,
-                shape_opacity=0.55, shape_color="white", always_visible=True, margin=1,
+                points, "number", font_size=20, text_color=_INK, point_color="black", point_size=9,
+                shape_opacity=0.75, shape_color="white", always_visible=True, margin=1,
                 render_points_as_spheres=True,
             )  # fmt: skip
         plotter.add_text(title, font_size=10, color=_INK, position="upper_left")
@@ -232,7 +234,9 @@ def surfaces(
             tuple(centre + 2.2 * reach * np.array(eye)), tuple(centre), up
         ]  # fmt: skip
         plotter.camera.parallel_projection = True
-        plotter.camera.parallel_scale = 0.62 * reach
+        side = np.cross(eye, up)
+        height, width = (float(np.ptp(used @ np.array(v))) for v in (up, side))
+        plotter.camera.parallel_scale = 0.56 * max(height, width * 3 / 4)
         plotter.enable_anti_aliasing("ssaa")
     image = plotter.screenshot(None, return_img=True)
     plotter.close()

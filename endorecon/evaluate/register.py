@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from endorecon.config import EvaluateConfig
 from endorecon.errors import InputRefused, NotEnoughInformation
 from endorecon.evaluate import landmarks as lm
+from endorecon.evaluate.drift import left_over
 from endorecon.evaluate.icp import (
     IcpResult,
     Points,
     Target,
-    deformation_mm,
     icp,
     sample_surface,
     scale_sigma,
@@ -70,7 +70,8 @@ class Registered:
     start: str
     basin: float  # share of perturbed starts that come home
     log_scale_sigma: float  # of the similarity fit
-    deformation_mm: float
+    deformation_mm: float  # left over systematically
+    unexplained_mm: float  # the part of it that the points' own sigma does not explain
     points: Points
     result: IcpResult  # of the primary fit
     warnings: tuple[str, ...]
@@ -202,7 +203,7 @@ def register(
         how,
         basin,
         scale_sigma(points, target, similar),
-        deformation_mm(points, target, best),
+        *left_over(points, target, best),
         points,
         best,
         tuple(notes),

@@ -89,6 +89,8 @@ def render(document: Document, shown: dict[str, str], missing: tuple[str, ...]) 
     template = environment.from_string(Path(__file__).with_name("report.html").read_text("utf-8"))
     return template.render(
         d=document,
+        groups=_groups(document),
+        refused=list(dict.fromkeys((r[0], _reason(r[9])) for r in document.rows if r[2] == "0")),
         f=document.facts,
         p=document.provenance,
         r=document.registered,
@@ -96,6 +98,21 @@ def render(document: Document, shown: dict[str, str], missing: tuple[str, ...]) 
         pictures={name: shown.get(name) for name in _PICTURES},
         fits=[x for x in (document.registered.rigid, document.registered.similarity) if x],
     )
+
+
+def _groups(document: Document) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Measured rows by their source of scale, each with its title."""
+    measured = [row for row in document.rows if row[2] != "0"]
+    other = [row for row in measured if row[1].endswith(CT_SCALE)]
+    if not other:
+        return [("", measured)]
+    own = [row for row in measured if not row[1].endswith(CT_SCALE)]
+    source = "its own source" if document.own is None else document.own.source
+    return [(f"Scale from {source}", own), ("Scale from the CT", other)]
+
+
+def _reason(status: str) -> str:
+    return status.removeprefix("refused: ")
 
 
 def _number(value: Any, digits: int = 2, sign: bool = False) -> str:

@@ -207,6 +207,22 @@ def _within(d: Array, subjects: Array, observers: Array) -> float:
     return float(np.sqrt(((d - mean[cell]) ** 2).sum() / free)) if free > 0 else float("nan")
 
 
+def excess_variance(squares: Array, free: Array, known: Array) -> float:
+    """The variance that cells have in common beyond their own known one; at least 0.
+
+    squares (n,): sums of squares, free (n,): their degrees of freedom, known (n,): variances.
+    Weighted moments (Paule & Mandel, J Res NBS 1982, 87:377): each cell counts by how much it can
+    tell, so that the ill-known do not drown the well-known. 0 without cells.
+    """
+    excess = 0.0
+    for _ in range(50):
+        weights = free / np.maximum(known + excess, 1e-300) ** 2
+        if not len(weights) or not weights.sum() > 0:
+            return 0.0
+        excess = max(float(weights @ (squares / free - known) / weights.sum()), 0.0)
+    return excess
+
+
 def share_with_interval(hits: Array, clusters: Array | None = None, seed: int = 0) -> Array:
     """A share of True and its 95 % bootstrap interval (3,): share, low, high.
 

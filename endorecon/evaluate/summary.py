@@ -266,6 +266,7 @@ def registration_json(registered: Registered) -> dict[str, Any]:
         "basin": registered.basin,
         "log_scale_sigma": registered.log_scale_sigma,
         "deformation_mm": registered.deformation_mm,
+        "unexplained_mm": registered.unexplained_mm,
         "warnings": registered.warnings,
         "note": "FRE is no accuracy (Fitzpatrick 2009): it is blind to flips and to scale. "
         "Covariance: rotation (rad), translation at the centroid (mm), log scale.",
