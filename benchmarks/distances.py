@@ -1,16 +1,21 @@
-"""Clinical distances of several evaluated runs in one table, with pooled interval coverage.
+"""Clinical distances of several runs in one table, with pooled interval coverage.
 
-    python benchmarks/distances.py RUN [RUN ...]
+    python benchmarks/distances.py RUN_OR_STUDY [...] [--noise 0.1]
 
-Reads RUN/evaluation/measurements.csv of `endorecon evaluate --metric-poses`: the scale from metric
-poses (rigid fit) and from the CT (kind ends in @ct-scale). Held-out lengths only. The bootstrap of
-the coverage draws whole runs' distances: clicks of one distance share its reconstruction.
+A RUN has been evaluated (`endorecon evaluate`, with --metric-poses for the second row). A STUDY is
+the folder of `endorecon validate STUDY.yaml --out DIR` on phantoms: each finished unit is evaluated
+once more here, into UNIT/metric, with the true camera path as metric poses, NOISE mm of noise an
+axis; what stands there is not done again. Two scales: from the CT by a fit that has not seen the
+row's landmarks, and from the metric poses with a rigid fit. Held-out lengths only. The coverage's
+bootstrap draws whole seeds (runs); beside it, whole distances: clicks share a reconstruction.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,61 +24,134 @@ from endorecon.evaluate.distances import CT_SCALE
 from endorecon.evaluate.statistics import share_with_interval
 
 
-def read(run: Path) -> list[dict[str, str]]:
-    """The held-out lengths of a run that were not refused."""
+@dataclass(frozen=True)
+class Measure:
+    """One measure: of which run and distance, by which scale, mm."""
+
+    run: str
+    distance: str
+    from_ct: bool
+    ct: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def holds(self) -> bool:
+        return self.low <= self.ct <= self.high
+
+
+def read(run: Path, label: str) -> tuple[list[Measure], int]:
+    """The held-out lengths of an evaluated run, and how many measures were refused."""
     with open(run / "evaluation" / "measurements.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    return [r for r in rows if r["status"] == "ok" and r["held_out"] == "true"]
+    both = any(r["kind"].endswith(CT_SCALE) for r in rows)  # else there is the CT's scale only
+    good = [r for r in rows if r["status"] == "ok" and r["held_out"] == "true"
+            and r["kind"].removesuffix(CT_SCALE) == "point-to-point"]  # fmt: skip
+    found = [
+        Measure(
+            label, r["name"], r["kind"].endswith(CT_SCALE) or not both,
+            *(float(r[k]) for k in ("ct_mm", "difference_mm", "low_mm", "high_mm")),
+        )
+        for r in good
+    ]  # fmt: skip
+    refused = sum(r["status"] != "ok" and not r["kind"].endswith(CT_SCALE) for r in rows)
+    return found, refused
+
+
+def metric_runs(study: Path, noise_mm: float) -> list[tuple[Path, str]]:
+    """Each finished unit of a study evaluated with metric poses; (run folder, label)."""
+    from endorecon.evaluate.run import evaluate_run
+    from endorecon.phantom.truth import load_truth
+
+    out = []
+    for unit in json.loads((study / "study.json").read_text())["units"]:
+        folder = study / "units" / unit["key"]
+        status = folder / "status.json"
+        if not status.is_file() or json.loads(status.read_text())["state"] != "done":
+            print(f"{unit['case']}: not done, left out")
+            continue
+        world = Path(json.loads((folder / "unit.json").read_text())["case_folder"])
+        copy = folder / "metric" / "run"
+        if not (copy / "evaluation" / "measurements.csv").is_file():
+            copy.mkdir(parents=True, exist_ok=True)
+            for item in (folder / "run").iterdir():
+                if item.name != "evaluation" and not (copy / item.name).exists():
+                    (copy / item.name).symlink_to(item.resolve())
+            poses = load_truth(world).world_from_camera.copy()
+            poses[:, :3, 3] += np.random.default_rng(1).normal(0, noise_mm, (len(poses), 3))
+            frames = [
+                {"frame_index": i, "camera_to_world": p.tolist()} for i, p in enumerate(poses)
+            ]
+            tracker = folder / "metric" / "tracker.json"
+            tracker.write_text(json.dumps({"unit": "mm", "frames": frames}))
+            evaluate_run(
+                copy, world / "ct", world / "landmarks.mrk.json", None, world / "clicks.csv",
+                world / "distances.yaml", metric_poses=tracker,
+            )  # fmt: skip
+        out.append((copy, str(unit["case"])))
+    return out
+
+
+def sentence(some: list[Measure], words: str) -> str:
+    """The figures that issue 5 asks for, of one scale."""
+    d = np.array([m.difference for m in some])
+    key = np.array([f"{m.run}\0{m.distance}" for m in some])
+    means = np.array([d[key == k].mean() for k in dict.fromkeys(key)])
+    held = np.array([m.holds for m in some])
+    runs = np.array([m.run for m in some])
+    share, low, high = share_with_interval(held, runs)
+    _, low_d, high_d = share_with_interval(held, key)
+    z = d / [(m.high - m.low) / 3.92 for m in some]
+    return (
+        f"**{words}**: {len(d)} measures of {len(means)} distances on {len(set(runs))} runs; mean "
+        f"difference {d.mean():+.3f} mm, mean |difference| of the distances "
+        f"{np.abs(means).mean():.3f}, largest {np.abs(means).max():.2f}, "
+        f"{(np.abs(means) < 0.5).sum()} of {len(means)} below 0.5 mm; largest single "
+        f"{np.abs(d).max():.2f}. 95 % intervals hold {100 * share:.1f} % (bootstrap over runs "
+        f"{100 * low:.1f} to {100 * high:.1f}, over distances {100 * low_d:.1f} to "
+        f"{100 * high_d:.1f}), median width {np.median([m.high - m.low for m in some]):.2f} mm; "
+        f"RMS of difference / sigma {np.sqrt((z**2).mean()):.2f}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+")
-    runs = parser.parse_args().runs
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--noise", type=float, default=0.1)
+    arguments = parser.parse_args()
+    runs: list[tuple[Path, str]] = []
+    for folder in arguments.folders:
+        if (folder / "study.json").is_file():
+            runs += metric_runs(folder, arguments.noise)
+        else:
+            runs.append((folder, folder.parent.name if folder.name == "run" else folder.name))
+    everything: list[Measure] = []
+    refused = 0
+    for run, label in runs:
+        mine, lost = read(run, label)
+        everything += mine
+        refused += lost
     print(
         "| run | distance | measures | CT mm | scale from CT: difference, SD | metric poses: same |"
     )
     print("| --- | --- | --- | --- | --- | --- |")
-    pooled: dict[bool, list[tuple[str, float, bool, float]]] = {True: [], False: []}
-    for run in runs:
-        rows = read(run)
-        label = run.parent.name if run.name == "run" else run.name
-        for name in dict.fromkeys(r["name"] for r in rows):
-            cells = []
-            for from_ct in (True, False):
-                mine = [r for r in rows if r["name"] == name
-                        and r["kind"].endswith(CT_SCALE) == from_ct]  # fmt: skip
-                d = np.array([float(r["difference_mm"]) for r in mine])
-                sd = f"{d.std(ddof=1):.2f}" if len(d) > 1 else "–"
-                cells.append(f"{d.mean():+.2f}, {sd}" if len(d) else "–")
-                pooled[from_ct] += [
-                    (
-                        f"{label} {name}",
-                        float(r["difference_mm"]),
-                        float(r["low_mm"]) <= float(r["ct_mm"]) <= float(r["high_mm"]),
-                        float(r["high_mm"]) - float(r["low_mm"]),
-                    )
-                    for r in mine
-                ]
-            count = sum(r["name"] == name for r in rows if r["kind"].endswith(CT_SCALE))
-            ct = next(float(r["ct_mm"]) for r in rows if r["name"] == name)
-            print(f"| {label} | {name} | {count} | {ct:.2f} | {cells[0]} | {cells[1]} |")
-    for from_ct, words in ((True, "scale from the CT"), (False, "scale from metric poses")):
-        some = pooled[from_ct]
-        if not some:
-            continue
-        key = np.array([s[0] for s in some])
-        d = np.array([s[1] for s in some])
-        means = np.array([d[key == k].mean() for k in dict.fromkeys(key)])
-        share, low, high = share_with_interval(np.array([s[2] for s in some]), key)
-        print(
-            f"\n{words}: {len(d)} measures of {len(means)} distances; mean difference "
-            f"{d.mean():+.3f}, mean |difference| of the distances {np.abs(means).mean():.3f}, "
-            f"largest {np.abs(means).max():.2f}, {(np.abs(means) < 0.5).sum()} of {len(means)} "
-            f"below 0.5 mm; largest single {np.abs(d).max():.2f}; 95 % intervals hold "
-            f"{100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f}), median width "
-            f"{np.median([s[3] for s in some]):.2f} mm"
-        )
+    for run, distance in dict.fromkeys((m.run, m.distance) for m in everything):
+        both = [m for m in everything if (m.run, m.distance) == (run, distance)]
+        cells = []
+        for from_ct in (True, False):
+            d = np.array([m.difference for m in both if m.from_ct == from_ct])
+            sd = f"{d.std(ddof=1):.2f}" if len(d) > 1 else "–"
+            cells.append(f"{d.mean():+.2f}, {sd}" if len(d) else "–")
+        count = max(sum(m.from_ct == x for m in both) for x in (True, False))
+        print(f"| {run} | {distance} | {count} | {both[0].ct:.2f} | {cells[0]} | {cells[1]} |")
+    for from_ct, words in ((True, "scale from the CT"), (False, "scale from metric poses, rigid")):
+        some = [m for m in everything if m.from_ct == from_ct]
+        if some:
+            print(f"\n{sentence(some, words)}")
+    print(f"\n{refused} measures were refused (not seen, or not known surely enough).")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from endorecon.evaluate.icp import vertex_normals
 from endorecon.geometry import apply, compose, invert, pixel_grid, project, rays, transform_pose
 from endorecon.io.ct import CtVolume, ct_surface, write_ct
 from endorecon.io.rundir import RunDir
@@ -148,8 +149,12 @@ def make_run(
     opened: float = 0.0,
     ct_opened: float = 0.0,
     ct_format: str = "dicom",
+    common_sigma: float = 0.0,
 ) -> Made:
-    """Write RUN, CT, landmarks, clicks and distances under `folder`."""
+    """Write RUN, CT, landmarks, clicks and distances under `folder`.
+
+    depth_sigma: noise of each depth map; common_sigma: what all maps have wrong together.
+    """
     import open3d as o3d
     from scipy.spatial.transform import Rotation
 
@@ -160,6 +165,17 @@ def make_run(
         o3d.core.Tensor((mesh.vertices - ORIGIN).astype(np.float32)),
         o3d.core.Tensor(mesh.faces.astype(np.uint32)),
     )
+    wrong, wrong_scene = mesh, ray_scene
+    if common_sigma:
+        normals = vertex_normals(mesh.vertices, mesh.faces)
+        along = (bend(mesh.vertices, common_sigma, seed) * normals).sum(1, keepdims=True)
+        wrong = dataclasses.replace(mesh, vertices=mesh.vertices + along * normals)
+        wrong_scene = o3d.t.geometry.RaycastingScene()
+        wrong_scene.add_triangles(
+            o3d.core.Tensor((wrong.vertices - ORIGIN).astype(np.float32)),
+            o3d.core.Tensor(wrong.faces.astype(np.uint32)),
+        )
+    total_sigma = float(np.hypot(depth_sigma, common_sigma))
     s = scale if unit == "unitless" else 1.0  # recon units a mm
     turn = Rotation.from_rotvec([0.4, -0.7, 0.3]).as_matrix()
     recon_from_ct = compose(turn, -s * turn @ (ORIGIN + np.array([3.0, 1.0, -2.0])), s)
@@ -178,11 +194,11 @@ def make_run(
         rays6 = np.concatenate(
             [np.broadcast_to(pose[:3, 3] - ORIGIN, direction.shape), direction], -1
         )
-        hit = ray_scene.cast_rays(o3d.core.Tensor(rays6.astype(np.float32)))
+        hit = wrong_scene.cast_rays(o3d.core.Tensor(rays6.astype(np.float32)))
         z = hit["t_hit"].numpy().astype(float)
         z[~np.isfinite(z)] = np.nan
         noisy = z + correlated(rng, z.shape, depth_sigma)
-        sigma = np.full(z.shape, depth_sigma * s)
+        sigma = np.full(z.shape, total_sigma * s)
         trust = np.where(np.isfinite(z), 0.9, 0.0)
         run_pose = transform_pose(recon_from_ct, pose)
         run.save_depth(
@@ -209,7 +225,7 @@ def make_run(
         )
     intr = {"fl_x": 150.0, "fl_y": 150.0, "cx": 120.0, "cy": 90.0, "w": 240, "h": 180}
     (run.path / "transforms.json").write_text(json.dumps({**intr, "frames": transforms}))
-    _write_surface(run, mesh, seen, rng, recon_from_ct, s, depth_sigma, unit)
+    _write_surface(run, wrong, seen, rng, recon_from_ct, s, depth_sigma, common_sigma, unit)
     working = source.cropped(16, 8, 608, 464).scaled(0.75)
     camera = {**dataclasses.asdict(working), "distortion": list(working.distortion)}
     run.update_info(
@@ -292,10 +308,9 @@ def _write_surface(
     recon_from_ct: np.ndarray,
     s: float,
     depth_sigma: float,
+    common_sigma: float,
     unit: str,
 ) -> None:
-    from endorecon.evaluate.icp import vertex_normals
-
     keep_faces = mesh.faces[(seen[mesh.faces] >= 1).all(1)]
     used = np.unique(keep_faces)
     renumber = np.zeros(len(mesh.vertices), int)
@@ -311,7 +326,7 @@ def _write_surface(
             renumber[keep_faces],
             color,
             status,
-            (noise * s).astype(np.float32),
+            (np.hypot(noise, common_sigma) * s).astype(np.float32),
             unit,  # type: ignore[arg-type]
             "reconstruction",
         )
@@ -361,8 +376,6 @@ def write_clicks(
     mesh: Surface,
 ) -> None:
     """Up to four frames a landmark; pixel noise, and a shift along the wall an observer has."""
-    from endorecon.evaluate.icp import vertex_normals
-
     normals = vertex_normals(mesh.vertices, mesh.faces)
     with open(path, "w", newline="") as file:
         out = csv.writer(file)

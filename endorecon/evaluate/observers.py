@@ -93,10 +93,10 @@ def _without_strays(lifted: list[Lifted]) -> list[Lifted]:
     usual = float(np.median(list(distance.values()))) / 1.54  # median of a 3D Gaussian
     far = set()
     for k, v in away.items():
-        own = (
-            float(v @ (lifted[k].covariance - lifted[k].shared) @ v) / max(distance[k], 1e-300) ** 2
-        )
-        if distance[k] > _STRAY * np.sqrt(usual**2 + own):
-            far.add(k)
+        if distance[k] > 0:
+            u = v / distance[k]
+            own = float(u @ (lifted[k].covariance - lifted[k].shared) @ u)
+            if distance[k] > _STRAY * np.sqrt(usual**2 + own):
+                far.add(k)
     why = "far from the other clicks on this landmark"
     return [replace(x, status=why) if k in far else x for k, x in enumerate(lifted)]
