@@ -1,6 +1,6 @@
 """How surely registration finds a known similarity: from a far start, from landmarks, from nothing.
 
-    python benchmarks/registration.py STORE [--trials 10] [--rows far landmarks none]
+    python benchmarks/registration.py STORE [--trials 10] [--first 0] [--rows far landmarks none]
 
 Each trial moves a part of an anatomy by a known similarity. 40 % of the moving surface lies on the
 target, 30 % of its points are outliers (6 mm, random normals), the rest has 0.1 mm of noise along
@@ -162,6 +162,7 @@ def main() -> None:
     )
     parser.add_argument("store", type=Path)
     parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first trial")
     parser.add_argument("--rows", nargs="+", default=["landmarks", "far", "none"])
     arguments = parser.parse_args()
     names = [*PHANTOMS, *(REAL if "ENDORECON_DATA" in os.environ else ())]
@@ -171,7 +172,7 @@ def main() -> None:
     done = {(t["row"], t["anatomy"], t["trial"]) for t in trials}
     for name in names:
         for row in arguments.rows:
-            for trial in range(arguments.trials):
+            for trial in range(arguments.first, arguments.first + arguments.trials):
                 if (row, name, trial) in done:
                     continue
                 trials.append(run(name, trial, row))

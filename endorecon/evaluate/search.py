@@ -59,11 +59,15 @@ class Cloud:
 
 
 def scale_ladder(points: Points, target: Target, metric: bool) -> list[float]:
-    """Scales to try: round 1 when the run has millimetres, else by comparing sizes."""
+    """Scales to try: round 1 when the run has millimetres, else by comparing sizes.
+
+    Sizes say little of each other: a film may show more than a narrow CT, and stray points make
+    it look larger than it is. So the ladder goes on beyond equal sizes.
+    """
     if metric:
         return [0.82, 0.9, 1.0, 1.1, 1.22]
     ratio = _extent(target.vertices) / _extent(points.xyz)
-    return [ratio * 1.15**k for k in range(-9, 1)]
+    return [ratio * 1.15**k for k in range(-8, 3)]
 
 
 def _extent(xyz: Array) -> float:
