@@ -122,7 +122,8 @@ def disturb(out: Path, cluster: Path, study: subprocess.Popen[bytes], say: objec
             told(START, cluster, "restart")
             say("controller started again")
             told("scontrol", "update", f"JobId={limit_job}", "TimeLimit=60", "StartTime=now")
-        if all(finished(u) for u in (out / "units").glob("*")):
+        units = list((out / "units").glob("*"))
+        if units and all(finished(u) for u in units):
             break
     if not (limited and cancelled and away):
         say(f"NOT ALL HAPPENED: limit {limited}, cancel {cancelled}, controller {away}")

@@ -72,6 +72,7 @@ JobCompType=jobcomp/none
 JobRequeue=1
 MinJobAge=10
 KillWait=3
+UnkillableStepTimeout=600
 InactiveLimit=0
 SlurmdParameters=config_overrides
 NodeName=$HOST NodeAddr=127.0.0.1 CPUs=$CPUS Boards=1 SocketsPerBoard=1 CoresPerSocket=$CPUS ThreadsPerCore=1 RealMemory=16000 State=UNKNOWN
