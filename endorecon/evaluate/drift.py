@@ -158,15 +158,18 @@ def _basis(offset: Array) -> Array:
     return np.column_stack([np.eye(3), -_cross(offset[None])[0], offset])
 
 
-def left_over(points: Points, target: Target, result: IcpResult) -> tuple[float, float]:
+def left_over(
+    points: Points, target: Target, result: IcpResult, inlier: float
+) -> tuple[float, float]:
     """RMS of what the fit leaves systematically per cell of a few mm, and the part unexplained.
 
     Point noise averages out in a cell and its expectation is subtracted; bending, drift and local
     bias do not. The second figure (mm) is what goes beyond the points' own sigma: not the depth
-    maps' doing by their own account, so the poses'.
+    maps' doing by their own account, so the poses'. inlier: mm that count as on the target.
     """
     p = pair(points, target, result.b_from_a)
-    on = result.inlier
+    # a fit that is bent by more than an inlier may be off is still judged where it is off
+    on = p.valid & (p.distance < max(3 * result.width, inlier))
     _, cell = np.unique(np.floor(p.moved[on] / _CELL_MM).astype(int), axis=0, return_inverse=True)
     cell = cell.reshape(-1)
     count = np.bincount(cell)

@@ -203,7 +203,7 @@ def register(
         how,
         basin,
         scale_sigma(points, target, similar),
-        *left_over(points, target, best),
+        *left_over(points, target, best, config.inlier_mm),
         points,
         best,
         tuple(notes),
