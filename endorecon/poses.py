@@ -253,7 +253,7 @@ def _run(
             "calibrated": frames.camera is not None,
             "max_features": config.max_features,
             "sift_peak": config.sift_peak,
-            "first_octave": config.first_octave,
+            "first_octave": -1 if camera.width < config.double_below else 0,
             "guided": config.guided,
             "overlap": config.overlap,
             "sharpen": config.sharpen,

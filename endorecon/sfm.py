@@ -21,6 +21,7 @@ from endorecon import geometry, sfm_check, sfm_refine
 # Smallest triangulation angles (degrees) that may start a model, wide ones first: a narrow start
 # drifts, but a slow nasal video may offer nothing else. The last one only measures "no parallax".
 _FIRST_ANGLES = (12.0, 6.0, 3.0, 1.5, 0.3)
+_SOUND = 0.85  # fit of the matches across the weakest place of the path, against its median
 _ENOUGH = 0.95  # of the frames in one model: no further attempt
 
 
@@ -305,6 +306,12 @@ def lens_and_poses(model: Any) -> tuple[Any, dict[str, np.ndarray]]:
     return next(iter(model.cameras.values())), _poses_of(model)
 
 
+def _is_sound(model: Any, matches: sfm_check.Matches) -> bool:
+    """All frames have a place, and no place of the path is tied loosely: no other mapper asked."""
+    link = sfm_check.weakest_link(matches, *lens_and_poses(model))
+    return model.num_reg_images() == len(matches.names) and link is not None and link[1] > _SOUND
+
+
 def explained(model: Any, matches: sfm_check.Matches) -> float:
     """How well the poses explain all verified matches, those too that a mapper has dropped."""
     fits = sfm_check.fit_of_matches(matches, *lens_and_poses(model))
@@ -340,20 +347,24 @@ def main(job_file: str) -> int:
             adjust(model, job, fixed_poses=True, loss_px=0.5)
             sfm_refine.drop_narrow(model, triangulation_angles(model), list(model.points3D))
     else:
-        candidates = [
-            settle(models, job, database, matches, work / "checked")
-            for models in (
-                map_frames(job, database, work / "mapping"),
-                map_globally(job, database, work / "global"),
-            )
-            if models
-        ]
+        candidates = []
+        for mapper in (map_globally, map_frames):
+            models = mapper(job, database, work / mapper.__name__)
+            if models:
+                candidates.append(settle(models, job, database, matches, work / "checked"))
+                if _is_sound(candidates[-1][0], matches):
+                    break
         if candidates:
             model, others, tied = max(candidates, key=lambda c: explained(c[0], matches))
             result["weakest_link"] = sfm_check.weakest_link(matches, *lens_and_poses(model))
             if job["sharpen"]:
                 _say("sharpening")
                 result["sharpened"] = sfm_refine.sharpen(model, Path(job["images"]))
+                adjust(model, job, loss_px=0.5)
+                _say("longer tracks")
+                model = sfm_refine.extended(model, Path(job["images"]), Path(job["masks"]))
+                adjust(model, job, loss_px=0.5)
+                sfm_refine.drop_outliers(model, 1.5)
                 adjust(model, job, loss_px=0.5)
                 sfm_refine.drop_narrow(model, triangulation_angles(model), list(model.points3D))
     lens = next(iter(model.cameras.values())) if model is not None else matches.camera

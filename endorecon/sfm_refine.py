@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 _STEPS = 8
-_LEAST_NCC = 0.85
+_LEAST_NCC = 0.9
 _FURTHEST_PX = 3.0
 _FEW = 40  # a frame keeps unsharpened observations rather than having fewer
 
@@ -35,6 +35,24 @@ def _pictures(model: Any, folder: Path) -> dict[int, list[np.ndarray]]:
         smooth = gaussian_filter(grey.reshape(grey.shape[:2]).astype(np.float32), 1.0)
         out[k] = [smooth, correlate1d(smooth, slope, 1), correlate1d(smooth, slope, 0)]
     return out
+
+
+def _seen_from(model: Any) -> dict[int, np.ndarray]:
+    """(3, 4) camera_from_world by image id."""
+    return {k: np.asarray(model.image(k).cam_from_world().matrix()) for k in model.reg_image_ids()}
+
+
+def _radius(pictures: dict[int, list[np.ndarray]]) -> int:
+    """Half width of a patch in pixels."""
+    width = next(iter(pictures.values()))[0].shape[1]
+    return int(np.clip(round(width / 85), 5, 10))
+
+
+def _roll(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(2, 2) turn of a small patch from camera a to camera b about the line of sight."""
+    rotation = b[:, :3] @ a[:, :3].T
+    roll = np.arctan2(rotation[1, 0] - rotation[0, 1], rotation[0, 0] + rotation[1, 1])
+    return np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
 
 
 def _sample(picture: np.ndarray, uv: np.ndarray) -> np.ndarray:
@@ -118,20 +136,17 @@ def sharpen(model: Any, folder: Path) -> float:
     What cannot be matched is taken out of its track, unless its frame would be left with few.
     Bundle adjustment has to follow.
     """
-    pictures = _pictures(model, folder)
-    seen_from = {k: np.asarray(model.image(k).cam_from_world().matrix()) for k in pictures}
-    width = next(iter(pictures.values()))[0].shape[1]
-    radius = int(np.clip(round(width / 85), 5, 10))
+    pictures, seen_from = _pictures(model, folder), _seen_from(model)
+    radius = _radius(pictures)
     good: list[tuple[int, int, np.ndarray]] = []
     bad: dict[int, list[int]] = {}
     for (a, b), rows in _jobs(model, seen_from).items():
         points_a, points_b = model.image(a).points2D, model.image(b).points2D
         uv_a = np.array([points_a[r[0]].xy for r in rows])
         uv_b = np.array([points_b[r[1]].xy for r in rows])
-        rotation = seen_from[b][:, :3] @ seen_from[a][:, :3].T
-        roll = np.arctan2(rotation[1, 0] - rotation[0, 1], rotation[0, 0] + rotation[1, 1])
-        turn = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
-        turn_scale = np.array([r[2] for r in rows])[:, None, None] * turn
+        turn_scale = np.array([r[2] for r in rows])[:, None, None] * _roll(
+            seen_from[a], seen_from[b]
+        )
         now, ncc = shift_patches(pictures[a], pictures[b], uv_a, uv_b, turn_scale, radius)
         fine = (ncc > _LEAST_NCC) & (np.linalg.norm(now - uv_b, axis=1) < _FURTHEST_PX)
         for row, ok, uv in zip(rows, fine, now):
@@ -149,6 +164,102 @@ def sharpen(model: Any, folder: Path) -> float:
                 model.delete_observation(image, keypoint)
     total = len(good) + sum(map(len, bad.values()))
     return len(good) / max(total, 1)
+
+
+def extended(model: Any, folder: Path, masks: Path) -> Any:
+    """A model whose points are seen in every frame in which the pictures show them.
+
+    SIFT finds a place again in a few frames only, and a path that is held together by short tracks
+    drifts. Each point is looked for where the poses say it should be, in all frames: the patch of
+    its middle observation, as in `sharpen`. Bundle adjustment has to follow.
+    """
+    import pycolmap as pc
+
+    pictures, seen_from = _pictures(model, folder), _seen_from(model)
+    names = {k: model.image(k).name for k in pictures}
+    inside = {
+        k: pc.Bitmap.read(str(masks / f"{n}.png"), as_rgb=False).to_array() > 0
+        for k, n in names.items()
+    }
+    camera = next(iter(model.cameras.values()))
+    keys = sorted(model.points3D)
+    xyz = np.array([model.points3D[k].xyz for k in keys]).reshape(-1, 3)
+    have: dict[tuple[int, int], np.ndarray] = {}  # (row of the point, image) -> position
+    references = np.zeros(len(keys), np.int64)
+    for row, key in enumerate(keys):
+        track = sorted((e.image_id, e.point2D_idx) for e in model.points3D[key].track.elements)
+        for image, keypoint in track:
+            have[row, image] = model.image(image).points2D[keypoint].xy
+        depths = [float(seen_from[i][2] @ np.append(xyz[row], 1.0)) for i, _ in track]
+        references[row] = track[int(np.argsort(depths)[len(depths) // 2])][0]
+    local = {k: xyz @ m[:, :3].T + m[:, 3] for k, m in seen_from.items()}
+    radius = _radius(pictures)
+    for b in sorted(pictures):
+        z = local[b][:, 2]
+        uv = np.asarray(camera.img_from_cam(local[b]))
+        at = np.nan_to_num(uv, nan=-1.0).astype(int)
+        h, w = inside[b].shape
+        visible = (z > 0) & (at >= radius).all(1) & (at < [w - radius, h - radius]).all(1)
+        visible[visible] = inside[b][at[visible, 1], at[visible, 0]]
+        for a in sorted(pictures):
+            rows = np.flatnonzero(visible & (references == a))
+            rows = rows[[(r, b) not in have for r in rows]] if len(rows) else rows
+            scale = local[a][rows, 2] / z[rows]
+            rows, scale = rows[(scale > 0.5) & (scale < 2.0)], scale[(scale > 0.5) & (scale < 2.0)]
+            if a == b or not len(rows):
+                continue
+            start = uv[rows]
+            reference = np.array([have[r, a] for r in rows])
+            turn_scale = scale[:, None, None] * _roll(seen_from[a], seen_from[b])
+            now, ncc = shift_patches(pictures[a], pictures[b], reference, start, turn_scale, radius)
+            fine = (ncc > _LEAST_NCC) & (np.linalg.norm(now - start, axis=1) < _FURTHEST_PX)
+            for row, position in zip(rows[fine].tolist(), now[fine], strict=True):
+                have[row, b] = position
+    return _rebuilt(model, xyz, have)
+
+
+def _rebuilt(model: Any, xyz: np.ndarray, have: dict[tuple[int, int], np.ndarray]) -> Any:
+    """A model of the same cameras with these points and observations."""
+    import pycolmap as pc
+
+    out = pc.Reconstruction()
+    camera = next(iter(model.cameras.values()))
+    out.add_camera_with_trivial_rig(camera)
+    rows: dict[int, list[int]] = {k: [] for k in model.reg_image_ids()}
+    for row, image in sorted(have):
+        rows[image].append(row)
+    tracks = [pc.Track() for _ in xyz]
+    for image, seen in rows.items():
+        old = model.image(image)
+        uv = np.array([have[row, image] for row in seen]).reshape(-1, 2)
+        fresh = pc.Image(name=old.name, camera_id=camera.camera_id, image_id=image, keypoints=uv)
+        out.add_image_with_trivial_frame(fresh, old.cam_from_world())
+        for keypoint, row in enumerate(seen):
+            tracks[row].add_element(image, keypoint)
+    for position, track in zip(xyz, tracks, strict=True):
+        if track.length() > 1:  # one frame may have seen a point twice: that is no track
+            out.add_point3D(position, track)
+    return out
+
+
+def drop_outliers(model: Any, limit_px: float) -> None:
+    """Remove observations that lie further than this from where their point is seen."""
+    camera = next(iter(model.cameras.values()))
+    for k in sorted(model.reg_image_ids()):
+        image = model.image(k)
+        seen = [(i, p) for i, p in enumerate(image.points2D) if p.has_point3D()]
+        if not seen:
+            continue
+        matrix = np.asarray(image.cam_from_world().matrix())
+        xyz = np.array([model.points3D[p.point3D_id].xyz for _, p in seen])
+        uv = np.asarray(camera.img_from_cam(xyz @ matrix[:, :3].T + matrix[:, 3]))
+        off = np.linalg.norm(uv - np.array([p.xy for _, p in seen]), axis=1)
+        bad = [i for (i, _), d in zip(seen, off, strict=True) if not d < limit_px]
+        if len(seen) - len(bad) < _FEW:
+            continue
+        for i in bad:
+            if image.points2D[i].has_point3D():  # the last but one took the point with it
+                model.delete_observation(k, i)
 
 
 def drop_narrow(model: Any, angles: np.ndarray, keys: list[int]) -> None:

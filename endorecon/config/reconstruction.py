@@ -32,8 +32,8 @@ class PosesConfig:
     """SIFT contrast threshold; low, because mucosa is smooth."""
     max_features: int = 4096
     """SIFT features a frame."""
-    first_octave: int = 0
-    """SIFT's first octave; -1 doubles the image first (four times slower, few more true points)."""
+    double_below: int = 640
+    """Frames narrower than this are doubled before SIFT: 2.5 times the points on smooth mucosa."""
     guided: bool = False
     """Match again along the epipolar lines found (slower, denser)."""
     sharpen: bool = True
