@@ -146,6 +146,7 @@ def map_globally(job: dict[str, Any], database: Path, folder: Path) -> list[Any]
     """
     import pycolmap as pc
 
+    _say("mapping")
     o = pc.GlobalPipelineOptions()
     o.num_threads = o.mapper.num_threads = job["solver_threads"]
     o.random_seed = job["seed"]

@@ -177,10 +177,11 @@ def extended(model: Any, folder: Path, masks: Path) -> Any:
 
     pictures, seen_from = _pictures(model, folder), _seen_from(model)
     names = {k: model.image(k).name for k in pictures}
-    inside = {
-        k: pc.Bitmap.read(str(masks / f"{n}.png"), as_rgb=False).to_array() > 0
-        for k, n in names.items()
-    }
+    inside = {}
+    for k, name in names.items():
+        mask = pc.Bitmap.read(str(masks / f"{name}.png"), as_rgb=False)
+        assert mask is not None, "the parent has written every mask"
+        inside[k] = mask.to_array() > 0
     camera = next(iter(model.cameras.values()))
     keys = sorted(model.points3D)
     xyz = np.array([model.points3D[k].xyz for k in keys]).reshape(-1, 3)
