@@ -31,7 +31,7 @@ COLUMNS = (
 # One number a unit: what tables, plots and tests are about. Smaller is better.
 CT_SCALE = "@ct-scale"  # evaluate's mark of what takes its scale from the CT (held by a test)
 METRICS = {
-    "distance error": "mean |reconstruction - CT| of the clinical distances, mm",
+    "distance error": "mean |reconstruction - CT| of single measures, each click by itself, mm",
     "depth MAE": "mean |depth - truth|, mm",
     "depth P95": "95th percentile of |depth - truth|, mm",
     "surface to CT": "median distance of the surface to the CT, mm",
