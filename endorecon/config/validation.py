@@ -89,7 +89,7 @@ class PhantomConfig:
     """Light from wall to wall, as a share."""
     vignetting: float = 1.2
     """The lens darkens towards the edge as cosine to this power."""
-    exposure_target: float = 0.378
+    exposure_target: float = 0.375
     """Linear brightness the automatic exposure aims at."""
     exposure_speed: float = 0.5
     """Share of the way (in log) to the right exposure that one frame makes."""
