@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from scoring import lens_of, similarity
 
 from endorecon import refine
-from endorecon.batch_scoring import _sample
+from endorecon.batch_scoring import sample
 from endorecon.cli import config_of
 from endorecon.geometry import pixel_grid, scale_of
 from endorecon.io import viewstore
@@ -44,12 +44,10 @@ def evidence_of(world: Path, preset: str) -> tuple[Array, list[str], Array, Arra
     untaught = bench.maps(run.round_depths(0))
     passes = []
     for before in (0, 1):
-        first = config.refine.band * (config.refine.band_later if before else 1.0)
-        bands = [first, first / 3, first / 6][-len(bench.passes) :]
         passes.append(
             refine.refine_depths(
-                bench.passes, bench.neighbours, bench.maps(run.round_depths(before)), bands,
-                config.refine, untaught,
+                bench.passes, bench.neighbours, bench.maps(run.round_depths(before)),
+                bench.bands(before + 1), config.refine, untaught,
             )
         )  # fmt: skip
     T, _ = similarity(run, truth)
@@ -62,7 +60,7 @@ def evidence_of(world: Path, preset: str) -> tuple[Array, list[str], Array, Arra
     true = []
     for frame in views.frame_index:
         z, valid = truth.depth(int(frame))
-        true.append(_sample(np.where(valid, z, np.nan), uv))
+        true.append(sample(np.where(valid, z, np.nan), uv))
     depth = np.stack(true)
     rng, X, error, where = np.random.default_rng(0), [], [], []
     for maps, evidence in passes:
@@ -76,7 +74,11 @@ def evidence_of(world: Path, preset: str) -> tuple[Array, list[str], Array, Arra
     return np.concatenate(X), list(f), np.concatenate(error), np.concatenate(where)
 
 
-def fit(X: Array, error: Array) -> Array:
+# Evidence may not speak the wrong way: no scatter, step or contradiction makes a depth surer.
+SIGNS = {"edge": 1, "support": 1, "residual": 1, "prior": 1, "against": 1, "agree": -1}
+
+
+def fit(X: Array, names: list[str], error: Array) -> Array:
     """Coefficients (k + 1,), the constant first, of the smoothed quantile regression of log error."""
     y = np.log(np.maximum(error, 1e-5))
     mean, scale = X.mean(0), np.maximum(X.std(0), 1e-9)
@@ -90,7 +92,11 @@ def fit(X: Array, error: Array) -> Array:
         return float(value.mean()), -(A * slope[:, None]).mean(0)
 
     start = np.r_[np.quantile(y, QUANTILE), np.zeros(X.shape[1])]
-    b = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000}).x
+    least = {1: (0.0, None), -1: (None, 0.0), 0: (None, None)}
+    bounds = [(None, None), *(least[SIGNS.get(name, 0)] for name in names)]
+    b = minimize(
+        loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 1000}
+    ).x
     slopes = b[1:] / scale
     return np.r_[b[0] - slopes @ mean, slopes]
 
@@ -121,6 +127,7 @@ def main() -> None:
     names = found[a.worlds[0]][1]
     b = fit(
         np.concatenate([found[w][0] for w in a.worlds]),
+        names,
         np.concatenate([found[w][2] for w in a.worlds]),
     )
     for name, value in zip(["constant", *names], b, strict=True):

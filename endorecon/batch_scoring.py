@@ -106,7 +106,7 @@ def score(run: RunDir, truth: Path | Truth, depths: list[DepthMap] | None = None
             w = np.stack([u, v, np.ones_like(u)], -1) @ working_from_source.T
             pinhole = Camera(d.z.shape[1], d.z.shape[0], d.K[0, 0], d.K[1, 1], d.K[0, 2], d.K[1, 2])
             grid = undistort_pixels(lens, pinhole, w[..., :2])
-        found, s, t = (_sample(m, grid) for m in (d.z, d.sigma, d.trust))
+        found, s, t = (sample(m, grid) for m in (d.z, d.sigma, d.trust))
         ok = valid & np.isfinite(found)
         mine.append(found[ok])
         sigma.append(s[ok])
@@ -120,7 +120,7 @@ def score(run: RunDir, truth: Path | Truth, depths: list[DepthMap] | None = None
     return Errors(scale * found - z, scale * s, z, t, valid_count, len(maps), frames)
 
 
-def _sample(values: Array, grid: Array) -> Array:
+def sample(values: Array, grid: Array) -> Array:
     """Bilinear where all four neighbours are known and alike, else the nearest; NaN outside."""
     h, w = values.shape
     u, v = grid[..., 0] - 0.5, grid[..., 1] - 0.5

@@ -194,9 +194,12 @@ class Bench:
 
     def __init__(self, views: Views, config: Config) -> None:
         self.views, self.config = views, config
-        widths = level_widths(views.camera, config.refine)
-        self.levels = [refine.prepare(views, w) for w in widths]
-        self.passes = [*self.levels, self.levels[-1]]  # the last twice: from a better prior
+        search, full = level_widths(views.camera, config.refine)
+        self.photos = refine.prepare(views, full)
+        self.passes = [
+            self.photos if search == full else refine.prepare(views, search), self.photos
+        ]  # fmt: skip
+        self.judging = refine.prepare(views, max(160, full // 2))
         count = config.refine.neighbours
         ranked = refine.choose_neighbours(views, count + 2)
         # Two of the ranked frames of every view are kept out of matching: they judge the round.
@@ -205,14 +208,12 @@ class Bench:
             [j for j in r if j not in held][:count]
             for r, held in zip(ranked, self.judges, strict=True)
         ]
-        self.camera: Camera = self.levels[-1].camera
+        self.camera: Camera = self.photos.camera
         train = training_camera(views.camera, config.field.width)
         self.train = train
         self.eye = train.scaled(min(config.stereo.supersample, views.camera.width / train.width))
         # A highlight hides a pixel in one frame only: the content area is where any frame sees.
-        self.content = np.broadcast_to(
-            (self.levels[-1].weight > 0).any(0), self.levels[-1].weight.shape
-        )
+        self.content = np.broadcast_to((self.photos.weight > 0).any(0), self.photos.weight.shape)
 
     def coarse(self, field: Any) -> Generator[Event, None, Maps]:
         """Round 0: the field's own median depth."""
@@ -250,14 +251,18 @@ class Bench:
             return maps, share
         if round_ > 1 and before is not None:
             maps = _surer(maps, before)
-        first = config.refine.band * (1.0 if round_ == 1 else config.refine.band_later)
-        bands = [first, first / 3, first / 6][-len(self.passes) :]
         yield ViewsMeasured(round_, "real frames", 0, len(self.views))
         out, _ = refine.refine_depths(
-            self.passes, self.neighbours, maps, bands, config.refine, untaught
+            self.passes, self.neighbours, maps, self.bands(round_), config.refine, untaught
         )
         yield ViewsMeasured(round_, "real frames", len(self.views), len(self.views))
         return out, share
+
+    def bands(self, round_: int) -> list[float]:
+        """Half width of the search of each pass of a round, as a share of depth."""
+        c = self.config.refine
+        first = c.band * (1.0 if round_ <= 1 else c.band_later)
+        return [first, first * c.band_second]
 
     def _stack(self, parts: list[tuple[Array, Array, Array]]) -> Maps:
         z, sigma, trust = (np.stack(a).astype(np.float32) for a in zip(*parts, strict=True))
@@ -277,7 +282,7 @@ class Bench:
         Held out of the matching of that view only: the field has seen every frame, and the map of a
         judging frame may take part in the fusion.
         """
-        photos = self.levels[0]
+        photos = self.judging
         small = maps.resized(photos.camera.width, photos.camera.height)
         chosen = np.unique(np.linspace(0, len(self.views) - 1, 12).astype(int))
         pairs = [(int(i), j) for i in chosen for j in self.judges[i]]

@@ -196,6 +196,8 @@ class RefineConfig:
     """False leaves the real frames out (a control, not a way to work)."""
     width: int = 640
     """Width of the refined depth maps in pixels."""
+    search_width: int = 480
+    """The first pass of a round searches photos reduced to this width, where they are wider."""
     neighbours: int = 12
     """Real frames that each depth is compared with."""
     machine: str = "cpu"
@@ -204,6 +206,8 @@ class RefineConfig:
     """Half width of the first search, as a share of depth."""
     band_later: float = 0.7
     """Later rounds search this share of it."""
+    band_second: float = 0.25
+    """The second pass of a round, from a better prior, searches this share of it."""
     steps: int = 41
     """Hypotheses in the band."""
     radius: int = 3
@@ -216,8 +220,8 @@ class RefineConfig:
     """Semi-global penalty of a jump."""
     jump: float = 0.05
     """Relative step of the prior depth across which nothing is smoothed."""
-    smooth: float = 0.014
-    """Standard deviation of the smoothing window as a share of the width; 0.3 mm at 10 mm."""
+    smooth: float = 0.02
+    """Standard deviation of the smoothing window as a share of the width; 0.4 mm at 10 mm."""
     smooth_tolerance: float = 0.03
     """A depth that misses the smooth surface by this share belongs to another one."""
     smooth_sigma_least: float = 0.002
