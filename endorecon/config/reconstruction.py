@@ -178,14 +178,14 @@ class CertaintyConfig:
     Made by benchmarks/calibrate.py on phantoms of both families; the features: refine/certainty.py.
     """
 
-    constant: float = 4.671
-    edge: float = 0.503
-    support: float = 0.429
-    residual: float = 0.278
-    prior: float = 0.23
-    agree: float = -0.742
-    against: float = 0.434
-    score: float = 0.414
+    constant: float = 5.044
+    edge: float = 0.349
+    support: float = 0.654
+    residual: float = 0.301
+    prior: float = 0.141
+    agree: float = -0.639
+    against: float = 0.31
+    score: float = 0.727
 
 
 @dataclass(frozen=True)
