@@ -243,16 +243,25 @@ def with_known_poses(
 
 
 def adjust(
-    model: Any, job: dict[str, Any], fixed_poses: bool = False, loss_px: float = 1.0
+    model: Any,
+    job: dict[str, Any],
+    fixed_poses: bool = False,
+    loss_px: float = 1.0,
+    redescending: bool = False,
 ) -> None:
-    """Final bundle adjustment, robust and tight; points that still do not fit are removed."""
+    """Final bundle adjustment, robust and tight; points that still do not fit are removed.
+
+    loss_px: misses beyond it count less (soft L1). `redescending`: they count for ever less
+    (Cauchy), for observations that were searched for and may be of something else.
+    """
     import pycolmap as pc
 
     options = pc.BundleAdjustmentOptions()
     options.print_summary = False
     options.refine_rig_from_world = not fixed_poses
     options.refine_focal_length = options.refine_extra_params = not job["calibrated"]
-    options.ceres.loss_function_type = pc.LossFunctionType.SOFT_L1
+    loss = pc.LossFunctionType
+    options.ceres.loss_function_type = loss.CAUCHY if redescending else loss.SOFT_L1
     options.ceres.loss_function_scale = loss_px
     solver = options.ceres.solver_options
     solver.num_threads = job["solver_threads"]
@@ -364,9 +373,9 @@ def main(job_file: str) -> int:
                 adjust(model, job, loss_px=0.5)
                 _say("longer tracks")
                 model = sfm_refine.extended(model, Path(job["images"]), Path(job["masks"]))
-                adjust(model, job, loss_px=0.5)
-                sfm_refine.drop_outliers(model, 1.5)
-                adjust(model, job, loss_px=0.5)
+                adjust(model, job, loss_px=0.5, redescending=True)
+                sfm_refine.drop_outliers(model, 1.0)
+                adjust(model, job, loss_px=0.5, redescending=True)
                 sfm_refine.drop_narrow(model, triangulation_angles(model), list(model.points3D))
     lens = next(iter(model.cameras.values())) if model is not None else matches.camera
     result["parallax_px"], result["parallax_deg"], result["pairs"] = sfm_check.parallax(

@@ -325,3 +325,34 @@ def test_the_short_real_nasal_video_agrees_with_its_reference(
     rows = json.loads((folder / "cameras.json").read_text())["frames"]
     turn, _ = errors(result, np.array([r["camera_to_world"] for r in rows]))
     assert len(result.views) >= 0.8 * len(frames) and turn < 0.5
+
+
+def test_patches_are_warped_by_the_plane_through_the_points_near_by() -> None:
+    from endorecon import sfm_refine
+
+    class Pinhole:
+        def img_from_cam(self, xyz: np.ndarray) -> np.ndarray:
+            return 300 * xyz[:, :2] / xyz[:, 2:] + 150
+
+    rng = np.random.default_rng(0)
+    true = np.array([0.6, 0.0, -0.8])  # a wall slanted by 37 degrees, 20 before the camera
+    xy = rng.uniform(-6, 6, (400, 2))
+    wall = np.column_stack([xy, 20 + 0.75 * xy[:, 0] + rng.normal(0, 0.02, 400)])
+    towards = -wall / np.linalg.norm(wall, axis=1, keepdims=True)
+    normals = sfm_refine.surface_normals(wall, towards)
+    angle = np.degrees(np.arccos(np.clip(normals @ true, -1, 1)))
+    assert np.median(angle) < 1.0 and np.quantile(angle, 0.95) < 4.0
+    # points without a plane round them: the wall is taken to face the camera
+    cloud = rng.normal((0, 0, 40), 5, (200, 3))
+    facing = -cloud / np.linalg.norm(cloud, axis=1, keepdims=True)
+    assert (sfm_refine.surface_normals(cloud, facing) == facing).all(1).mean() > 0.8
+
+    a = np.eye(4)[:3]
+    b = np.column_stack([np.eye(3), [-1.5, 0.4, -6.0]])  # six nearer, and beside
+    point, step = np.array([[1.0, -2.0, 20.75]]), np.array([0.9, -1.3])
+    warp = sfm_refine._warp(Pinhole(), a, b, point, true[None])[0]
+    uv = Pinhole().img_from_cam(point)[0] + 0.01 * step
+    ray = np.append((uv - 150) / 300, 1.0)
+    other = ray * (true @ point[0]) / (true @ ray)  # where that pixel meets the wall
+    moved = Pinhole().img_from_cam(np.stack([other, point[0]]) + b[:, 3])
+    np.testing.assert_allclose(warp @ (0.01 * step), moved[0] - moved[1], rtol=2e-3)
