@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstdint>
 
+static const float FREE = 0.1f;  // weight of free space, surface._FREE
+
 extern "C" {
 
 // Grid node (ix, iy, iz) lies at origin + voxel * (ix, iy, iz); arrays are [nz][ny][nx].
@@ -52,8 +54,11 @@ int endorecon_tsdf(int nx, int ny, int nz, const double* origin, double voxel, f
                             const float s = z[k] - (float)c;
                             if (s < -trunc) continue;  // behind the surface: nothing is known
                             const float t = std::min(s / trunc, 1.0f);
-                            // what lies behind counts less and less: thin walls stay two-sided
-                            const float q = s < 0.0f ? g * (1.0f + s / trunc) : g;
+                            // Both ways alike, or outliers push the surface back; what lies behind
+                            // counts for nothing at last (thin walls stay two-sided), what is seen
+                            // through keeps a little weight (floaters go).
+                            const float least = s < 0.0f ? 0.0f : FREE;
+                            const float q = g * std::max(1.0f - std::fabs(s) / trunc, least);
                             if (!(q > 0.0f)) continue;
                             const float W = wsum[row + ix];
                             tsdf[row + ix] = (tsdf[row + ix] * W + t * q) / (W + q);

@@ -21,6 +21,7 @@ from endorecon.geometry import invert, project, unproject
 from endorecon.scene import OBSERVED, WEAK, DepthMap, Space, Surface, Unit
 
 Array = NDArray[Any]
+_FREE = 0.1  # weight of a node far in front of a surface beside one on it; cuda/tsdf.cpp: FREE
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _integrate_plain(grid: Grid, z: Array, weight: Array, m: Array, truncation: 
         iv = np.where(inside, v, 0).astype(int)
         g = np.where(inside, weight[iv, iu], 0)
         s = z[iv, iu] - q[..., 2]
-        g = np.where(s < 0, g * (1 + s / truncation), g)
+        g = g * np.maximum(1 - np.abs(s) / truncation, np.where(s < 0, 0, _FREE))
         use = (g > 0) & (s >= -truncation)
         total = grid.weight[k] + g
         with np.errstate(invalid="ignore", divide="ignore"):

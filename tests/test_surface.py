@@ -89,6 +89,6 @@ def test_two_walls_a_millimetre_apart_do_not_merge() -> None:
 
 def test_a_map_without_trust_makes_no_surface() -> None:
     depth = sphere_map(0)
-    dull = DepthMap(depth.z, depth.sigma, depth.trust * 0.1, K, depth.world_from_camera, 0)
+    dull = DepthMap(depth.z, depth.sigma, depth.trust * 0.03, K, depth.world_from_camera, 0)
     with pytest.raises(NotEnoughInformation, match="trusted"):
         surface.fuse([dull], IMAGES[:1], CONFIG, "mm")

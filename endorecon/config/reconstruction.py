@@ -274,7 +274,7 @@ class SurfaceConfig:
     """Voxel edge in the run's unit; 0 chooses about one pixel at the median depth."""
     max_voxels: int = 60_000_000
     """The voxel edge grows until the volume has at most this many."""
-    min_trust: float = 0.25
+    min_trust: float = 0.05
     """Depths trusted less are not fused."""
     truncation: float = 4.0
     """Truncation in voxels; small, so that thin walls keep both sides."""
