@@ -1,15 +1,17 @@
-"""The pictures viewer-*.png: every layer and tool of the viewer on one evaluated phantom run.
+"""The pictures viewer-*.png: every layer and tool of the viewer on one run.
 
-    python docs/pictures/viewer.py RUN CT
+    python docs/pictures/viewer.py RUN [CT] [--out DIR]
 
-RUN is `demo`'s run (or any registered run of the sinus phantom), CT its CT. Pictures of patients or
-of data sets are not to be kept here.
+RUN is `demo`'s run (or any registered run of the sinus phantom), CT its CT. A run of a real video
+has neither registration nor CT, and its pictures are to be looked at, not to be kept here: give
+--out a folder outside of the project, as for all pictures of patients or of data sets.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
-import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,10 @@ from endorecon.viewer.headless import beside, view_pixels
 from endorecon.viewer.keys import press
 from endorecon.viewer.session import Session, make_plotter
 
-OUT = Path(__file__).parent
 MOST_BYTES = 300_000
 
 
-def keep(name: str, image: np.ndarray) -> None:
+def keep(folder: Path, name: str, image: np.ndarray) -> None:
     """Write a picture, smaller and in 256 colours where it would be large."""
     picture = Image.fromarray(np.ascontiguousarray(image))
     for share in (1.0, 0.8, 0.6):
@@ -34,10 +35,11 @@ def keep(name: str, image: np.ndarray) -> None:
         small.save(out, "PNG", optimize=True)
         if len(out.getvalue()) <= MOST_BYTES:
             break
-    (OUT / f"viewer-{name}.png").write_bytes(out.getvalue())
+    (folder / f"viewer-{name}.png").write_bytes(out.getvalue())
 
 
-def main(run: Path, ct: Path) -> None:
+def main(run: Path, ct: Path | None, folder: Path) -> None:
+    """Write all pictures of a run into `folder`."""
     s = Session(make_plotter((960, 640)), open_case(run), ct)
     s.on_render = lambda: None
 
@@ -45,17 +47,21 @@ def main(run: Path, ct: Path) -> None:
         s.frame_moved()
         if words is not None:
             s.say(words)
-        keep(name, view_pixels(s))
+        keep(folder, name, view_pixels(s))
 
     shot("photo")
     for colour, name in (("plain", "plain"), ("sigma", "sigma"), ("status", "status"),
                          ("ct", "distance-to-ct"), ("depth", "depth")):  # fmt: skip
+        if ct is None and colour == "ct":
+            continue
         s.colour(colour)
         shot(name)
     s.colour("photo")
     for layer, name in (("CT slices", "ct-slices"), ("CT volume", "ct-volume"),
                         ("CT bone", "ct-bone"), ("CT air-tissue surface", "ct-surface"),
                         ("landmarks", "landmarks")):  # fmt: skip
+        if ct is None:
+            break
         s.show(layer, True)
         shot(name)
         s.show(layer, False)
@@ -79,7 +85,7 @@ def main(run: Path, ct: Path) -> None:
     s.scope.fly()
     video = s.scope.image()
     assert video is not None
-    keep("endoscope-beside", beside(view_pixels(s), video))
+    keep(folder, "endoscope-beside", beside(view_pixels(s), video))
     s.scope.mix(0.5)
     shot("endoscope-blended", None)
     s.scope.mix(0.0)
@@ -89,7 +95,7 @@ def main(run: Path, ct: Path) -> None:
     s.scope.leave()
     shot("tools-outside")
     s.toggle_compare()
-    keep("compare-rounds", view_pixels(s))
+    keep(folder, "compare-rounds", view_pixels(s))
     s.plotter.close()
 
 
@@ -111,5 +117,30 @@ def measure(s: Session) -> None:
     clicks("distance", (0.2, 0.45), (0.37, 0.75))
 
 
+def unregistered(run: Path, folder: Path) -> None:
+    """The same run before it was held against a CT: no millimetre anywhere."""
+    with tempfile.TemporaryDirectory() as place:
+        for part in run.iterdir():
+            if part.name != "evaluation":
+                (Path(place) / part.name).symlink_to(part.resolve())
+        s = Session(make_plotter((960, 640)), open_case(Path(place)))
+        s.on_render = lambda: None
+        s.scope.step(s.scope.count // 2)
+        s.scope.fly()
+        s.hands.use("distance")
+        W, H = s.renderer.GetSize()
+        for x, y in ((0.2, 0.45), (0.37, 0.75)):
+            s.hands.click(W * x, H * y)
+        keep(folder, "unregistered", view_pixels(s))
+        s.plotter.close()
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    p = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    p.add_argument("run", type=Path)
+    p.add_argument("ct", type=Path, nargs="?")
+    p.add_argument("--out", type=Path, default=Path(__file__).parent)
+    a = p.parse_args()
+    a.out.mkdir(parents=True, exist_ok=True)
+    main(a.run, a.ct, a.out)
+    unregistered(a.run, a.out)
