@@ -277,7 +277,8 @@ def extended(model: Any, folder: Path, masks: Path) -> Any:
             if a == b or not len(rows):
                 continue
             warp = _warp(camera, seen_from[a], seen_from[b], xyz[rows], normals[rows])
-            size = np.linalg.svd(warp, compute_uv=False)
+            # the rim of a fisheye has no projection: such a warp is no match, not an error
+            size = np.linalg.svd(np.nan_to_num(warp), compute_uv=False)
             alike = (size > 0.4).all(1) & (size < 2.5).all(1)
             rows, warp = rows[alike], warp[alike]
             if not len(rows):
