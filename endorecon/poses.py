@@ -182,11 +182,14 @@ def _guess(frames: Frames, config: PosesConfig) -> Camera:
     h, w = frames.images.shape[1:3]
     f = 0.6 * max(w, h)
     model: Any = config.camera_model
-    count = {"PINHOLE": 0, "OPENCV": 4, "OPENCV_FISHEYE": 4}.get(model)
+    count = {"PINHOLE": 0, "RADIAL": 4, "OPENCV": 4, "OPENCV_FISHEYE": 4}.get(model)
     if count is None:
         raise InputRefused(
-            f"the camera model {model!r} is not known", "PINHOLE, OPENCV or OPENCV_FISHEYE"
+            f"the camera model {model!r} is not known",
+            "PINHOLE, RADIAL, OPENCV or OPENCV_FISHEYE",
         )
+    if model == "RADIAL":  # OPENCV with square pixels and without p1, p2: the child is told so
+        model = "OPENCV"
     return Camera(w, h, f, f, w / 2, h / 2, model, (0.0,) * count)
 
 
@@ -244,6 +247,8 @@ def _run(
         for stale in ("matched.json", "result.json"):
             (work / stale).unlink(missing_ok=True)
         model, parameters = colmap.colmap_camera(camera)
+        if frames.camera is None and config.camera_model == "RADIAL":
+            model, parameters = "RADIAL", [camera.fx, camera.cx, camera.cy, 0.0, 0.0]
         job = {
             "key": key,
             "images": str(work / "images"),

@@ -247,12 +247,13 @@ def adjust(
     job: dict[str, Any],
     fixed_poses: bool = False,
     loss_px: float = 1.0,
-    redescending: bool = False,
+    searched: bool = False,
 ) -> None:
     """Final bundle adjustment, robust and tight; points that still do not fit are removed.
 
-    loss_px: misses beyond it count less (soft L1). `redescending`: they count for ever less
-    (Cauchy), for observations that were searched for and may be of something else.
+    loss_px: misses beyond it count less (soft L1). `searched`: the observations were searched for
+    in all frames. They are many, so that an unknown lens may have its principal point refined, and
+    some are of something else: misses count for ever less (Cauchy).
     """
     import pycolmap as pc
 
@@ -261,7 +262,8 @@ def adjust(
     options.refine_rig_from_world = not fixed_poses
     options.refine_focal_length = options.refine_extra_params = not job["calibrated"]
     loss = pc.LossFunctionType
-    options.ceres.loss_function_type = loss.CAUCHY if redescending else loss.SOFT_L1
+    options.refine_principal_point = searched and not job["calibrated"]
+    options.ceres.loss_function_type = loss.CAUCHY if searched else loss.SOFT_L1
     options.ceres.loss_function_scale = loss_px
     solver = options.ceres.solver_options
     solver.num_threads = job["solver_threads"]
@@ -373,9 +375,9 @@ def main(job_file: str) -> int:
                 adjust(model, job, loss_px=0.5)
                 _say("longer tracks")
                 model = sfm_refine.extended(model, Path(job["images"]), Path(job["masks"]))
-                adjust(model, job, loss_px=0.5, redescending=True)
+                adjust(model, job, loss_px=0.5, searched=True)
                 sfm_refine.drop_outliers(model, 1.0)
-                adjust(model, job, loss_px=0.5, redescending=True)
+                adjust(model, job, loss_px=0.5, searched=True)
                 sfm_refine.drop_narrow(model, triangulation_angles(model), list(model.points3D))
     lens = next(iter(model.cameras.values())) if model is not None else matches.camera
     result["parallax_px"], result["parallax_deg"], result["pairs"] = sfm_check.parallax(

@@ -43,8 +43,9 @@ class PosesConfig:
     threads: int = 0
     """Threads of mapping and bundle adjustment. With 0 they are all the cores, and the last digits
     of poses differ from run to run; with 1 a run repeats every bit."""
-    camera_model: str = "OPENCV"
-    """Model refined when no calibration is given: PINHOLE, OPENCV or OPENCV_FISHEYE."""
+    camera_model: str = "RADIAL"
+    """Model refined when no calibration is given: PINHOLE, RADIAL (square pixels, two coefficients:
+    what a video can tell), OPENCV or OPENCV_FISHEYE."""
     min_registered: float = 0.5
     """Refuse when less than this share of the frames is in the largest model."""
     min_angle_deg: float = 1.0
