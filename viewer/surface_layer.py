@@ -167,11 +167,16 @@ class SurfaceLayer:
 
 
 def limits(values: Array) -> tuple[float, float]:
-    """Colour limits: round numbers about the 2nd to the 98th percentile of what is finite."""
+    """Colour limits: round numbers about the 2nd to the 98th percentile of what is finite.
+
+    A long tail (sigma, distances) takes no colours from the rest: the top is at most four medians.
+    """
     finite = np.asarray(values)[np.isfinite(values)]
     if not len(finite):
         return 0.0, 1.0
-    low, high = (float(v) for v in np.percentile(finite, [2, 98]))
+    low, middle, high = (float(v) for v in np.percentile(finite, [2, 50, 98]))
+    if middle > 0 and 4 * middle > low:
+        high = min(high, 4 * middle)
     if not high > low:
         return low, low + 1e-6
     step = min(s for s in round_numbers(high - low) if (high - low) / s <= 5)

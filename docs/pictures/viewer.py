@@ -23,6 +23,7 @@ from endorecon.viewer.keys import press
 from endorecon.viewer.session import Session, make_plotter
 
 MOST_BYTES = 300_000
+ENDS = ((0.42, 0.3), (0.37, 0.75))  # of a distance, in the endoscope's view
 
 
 def keep(folder: Path, name: str, image: np.ndarray) -> None:
@@ -114,22 +115,24 @@ def measure(s: Session) -> None:
     s.hands.close_outline()
     s.hands.ask_note = lambda: "look again in a year"
     clicks("note", (0.35, 0.55))
-    clicks("distance", (0.2, 0.45), (0.37, 0.75))
+    clicks("distance", *ENDS)
 
 
 def unregistered(run: Path, folder: Path) -> None:
     """The same run before it was held against a CT: no millimetre anywhere."""
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place_:
+        place = Path(place_) / run.name
+        place.mkdir()
         for part in run.iterdir():
             if part.name != "evaluation":
-                (Path(place) / part.name).symlink_to(part.resolve())
-        s = Session(make_plotter((960, 640)), open_case(Path(place)))
+                (place / part.name).symlink_to(part.resolve())
+        s = Session(make_plotter((960, 640)), open_case(place))
         s.on_render = lambda: None
         s.scope.step(s.scope.count // 2)
         s.scope.fly()
         s.hands.use("distance")
         W, H = s.renderer.GetSize()
-        for x, y in ((0.2, 0.45), (0.37, 0.75)):
+        for x, y in ENDS:
             s.hands.click(W * x, H * y)
         keep(folder, "unregistered", view_pixels(s))
         s.plotter.close()
