@@ -23,7 +23,7 @@ from endorecon.viewer.keys import press
 from endorecon.viewer.session import Session, make_plotter
 
 MOST_BYTES = 300_000
-ENDS = ((0.42, 0.3), (0.37, 0.75))  # of a distance, in the endoscope's view
+ENDS = ((0.2, 0.45), (0.37, 0.75))  # of a distance, in the endoscope's view
 
 
 def keep(folder: Path, name: str, image: np.ndarray) -> None:
