@@ -111,7 +111,7 @@ def measure(s: Session) -> None:
 
     ring = np.linspace(0, 2 * np.pi, 10)[:-1]
     clicks("angle", (0.42, 0.72), (0.5, 0.65), (0.58, 0.74))
-    clicks("area", *((0.63 + 0.05 * np.cos(a), 0.42 + 0.08 * np.sin(a)) for a in ring))
+    clicks("area", *((0.475 + 0.12 * np.cos(a), 0.26 + 0.18 * np.sin(a)) for a in ring))
     s.hands.close_outline()
     s.hands.ask_note = lambda: "look again in a year"
     clicks("note", (0.35, 0.55))
