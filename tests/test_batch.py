@@ -377,11 +377,20 @@ def test_a_study_that_is_told_to_stop_ends_its_workers(
     command = [sys.executable, "-m", "endorecon.cli", "validate", str(tmp_path / "study.yaml"),
                "--out", str(out), "--jobs", "2"]  # fmt: skip
     with open(tmp_path / "log", "w") as log:
-        study = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    wait_for(lambda: len(running_in(out, "batch_cases")) == 2)  # both are at their first step
-    (os.killpg if whom == "all" else os.kill)(study.pid, number)
-    assert study.wait(30) == 128 + number
-    assert running_in(out) == [], "controllers, workers or their steps go on"
+        study = subprocess.Popen(
+            command, stdout=log, stderr=log, start_new_session=True,
+            # A test run in the background of a shell hands on that Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+    try:
+        wait_for(lambda: len(running_in(out, "batch_cases")) == 2)  # both are at their first step
+        (os.killpg if whom == "all" else os.kill)(study.pid, number)
+        assert study.wait(60) == 128 + number
+        # The kernel ends controllers, workers and their steps one after the other.
+        wait_for(lambda: running_in(out) == [], 20)
+    finally:
+        for pid in running_in(out):
+            os.kill(pid, signal.SIGKILL)
     said = (tmp_path / "log").read_text()
     assert "the units that ran here were ended" in said and "same command again to resume" in said
     assert {u.state for u in status_of(out).units} == {"waiting"}
