@@ -178,7 +178,7 @@ def test_a_model_name_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 
 def test_partial_models_that_share_frames_are_tied_by_a_similarity() -> None:
-    from endorecon import sfm
+    from endorecon import sfm_map
 
     truth = path_of_cameras(12)
     names = [f"{k:06d}.png" for k in range(12)]
@@ -187,19 +187,19 @@ def test_partial_models_that_share_frames_are_tied_by_a_similarity() -> None:
     )
     first = dict(zip(names[:8], truth[:8]))
     second = dict(zip(names[5:], geometry.transform_pose(other, truth[5:])))
-    merged, tied = sfm.merge([first, second])
+    merged, tied = sfm_map.merge([first, second])
     assert tied == 1 and len(merged) == 12
     for name, pose in zip(names, truth):
         assert np.allclose(merged[name], pose, atol=1e-6)
 
 
 def test_partial_models_that_contradict_each_other_are_not_tied() -> None:
-    from endorecon import sfm
+    from endorecon import sfm_map
 
     truth = path_of_cameras(12)
     names = [f"{k:06d}.png" for k in range(12)]
     second = dict(zip(names[5:], truth[5:][::-1]))
-    merged, tied = sfm.merge([dict(zip(names[:8], truth[:8])), second])
+    merged, tied = sfm_map.merge([dict(zip(names[:8], truth[:8])), second])
     assert tied == 0 and len(merged) == 8
 
 
