@@ -121,27 +121,40 @@ def _sample(picture: np.ndarray, uv: np.ndarray) -> np.ndarray:
     return upper * (1 - fy) + lower * fy
 
 
-def _jobs(
+def _points(
     model: Any, seen_from: dict[int, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, dict[tuple[int, int], np.ndarray]]:
-    """Points (n, 3), their reference images (n,), and what to match with what.
+) -> tuple[np.ndarray, list[list[tuple[int, int, float]]], list[int]]:
+    """Points (n, 3), their tracks of (image, keypoint, depth), and the place of the reference.
 
-    That is (reference image, image) -> (m, 3) rows (row of the point, reference keypoint,
-    keypoint). The reference of a point is its observation of middle depth.
+    The reference of a point is its observation of middle depth.
     """
     keys = sorted(model.points3D)
     xyz = np.array([model.points3D[k].xyz for k in keys]).reshape(-1, 3)
-    references = np.zeros(len(keys), np.int64)
-    jobs: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    tracks, middle = [], []
     for row, key in enumerate(keys):
-        track = sorted((e.image_id, e.point2D_idx) for e in model.points3D[key].track.elements)
-        depths = [float(seen_from[i][2] @ np.append(xyz[row], 1.0)) for i, _ in track]
-        reference, keypoint = track[int(np.argsort(depths)[len(depths) // 2])]
-        references[row] = reference
-        for (image, other), depth in zip(track, depths, strict=True):
+        seen = sorted((e.image_id, e.point2D_idx) for e in model.points3D[key].track.elements)
+        depths = [float(seen_from[i][2] @ np.append(xyz[row], 1.0)) for i, _ in seen]
+        tracks.append([(i, k, z) for (i, k), z in zip(seen, depths, strict=True)])
+        middle.append(int(np.argsort(depths)[len(depths) // 2]))
+    return xyz, tracks, middle
+
+
+def _references(tracks: list[list[tuple[int, int, float]]], middle: list[int]) -> np.ndarray:
+    """(n,) image of each point's reference."""
+    return np.array([t[m][0] for t, m in zip(tracks, middle, strict=True)], np.int64)
+
+
+def _jobs(
+    tracks: list[list[tuple[int, int, float]]], middle: list[int]
+) -> dict[tuple[int, int], np.ndarray]:
+    """(reference image, image) -> (m, 3) rows (row of the point, reference keypoint, keypoint)."""
+    jobs: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    for row, (track, m) in enumerate(zip(tracks, middle, strict=True)):
+        reference, keypoint, _ = track[m]
+        for image, other, depth in track:
             if image != reference and depth > 0:
                 jobs.setdefault((reference, image), []).append((row, keypoint, other))
-    return xyz, references, {k: np.array(v) for k, v in jobs.items()}
+    return {k: np.array(v) for k, v in jobs.items()}
 
 
 def _normals(
@@ -211,11 +224,11 @@ def sharpen(model: Any, folder: Path) -> float:
     pictures, seen_from = _pictures(model, folder), _seen_from(model)
     radius = _radius(pictures)
     camera = next(iter(model.cameras.values()))
-    xyz, references, jobs = _jobs(model, seen_from)
-    normals = _normals(xyz, references, seen_from)
+    xyz, tracks, middle = _points(model, seen_from)
+    normals = _normals(xyz, _references(tracks, middle), seen_from)
     good: list[tuple[int, int, np.ndarray]] = []
     bad: dict[int, list[int]] = {}
-    for (a, b), rows in jobs.items():
+    for (a, b), rows in _jobs(tracks, middle).items():
         points_a, points_b = model.image(a).points2D, model.image(b).points2D
         uv_a = np.array([points_a[k].xy for k in rows[:, 1]])
         uv_b = np.array([points_b[k].xy for k in rows[:, 2]])
@@ -256,20 +269,20 @@ def extended(model: Any, folder: Path, masks: Path) -> Any:
         assert mask is not None, "the parent has written every mask"
         inside[k] = mask.to_array() > 0
     camera = next(iter(model.cameras.values()))
-    xyz, references, _ = _jobs(model, seen_from)
+    xyz, tracks, middle = _points(model, seen_from)
+    references = _references(tracks, middle)
     normals = _normals(xyz, references, seen_from)
     have: dict[tuple[int, int], np.ndarray] = {}  # (row of the point, image) -> position
     for row, key in enumerate(sorted(model.points3D)):
-        for e in model.points3D[key].track.elements:
+        for e in model.points3D[key].track.elements:  # of two in one image the last one counts
             have[row, e.image_id] = model.image(e.image_id).points2D[e.point2D_idx].xy
-    local = {k: xyz @ m[:, :3].T + m[:, 3] for k, m in seen_from.items()}
     radius = _radius(pictures)
     for b in sorted(pictures):
-        z = local[b][:, 2]
-        uv = np.asarray(camera.img_from_cam(local[b]))
+        local = xyz @ seen_from[b][:, :3].T + seen_from[b][:, 3]
+        uv = np.asarray(camera.img_from_cam(local))
         at = np.nan_to_num(uv, nan=-1.0).astype(int)
         h, w = inside[b].shape
-        visible = (z > 0) & (at >= radius).all(1) & (at < [w - radius, h - radius]).all(1)
+        visible = (local[:, 2] > 0) & (at >= radius).all(1) & (at < [w - radius, h - radius]).all(1)
         visible[visible] = inside[b][at[visible, 1], at[visible, 0]]
         for a in sorted(pictures):
             rows = np.flatnonzero(visible & (references == a))
