@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from endorecon.batch_study import Resources
-from endorecon.batch_unit import UnitJob, finished, living_worker, read_json
+from endorecon.batch_unit import UnitJob, end_leftovers, finished, living_worker, read_json
 from endorecon.errors import EnvironmentFault, UsageError
 from endorecon.io import atomic
 
 POLL_S = 0.05
+GONE_S = 10.0  # a killed process that is not gone by then hangs in the kernel
 ARRAY = 500  # tasks of one Slurm array; the usual MaxArraySize is 1001
 SLURM_NAMES = (
     "partition", "account", "qos", "constraint", "exclude", "nodelist", "gres", "comment",
@@ -92,6 +93,7 @@ def _one(
     mine = gpus[slot * resources.gpus % max(1, len(gpus)) :][: resources.gpus]
     for _ in range(1 + resources.retries):
         if stop:  # Ctrl-C on a terminal ends the worker before the study process knows
+            _end_unit(folder)
             break
         executor = submitit.LocalExecutor(folder=jobs / folder.name)
         executor.update_parameters(
@@ -115,11 +117,15 @@ def _one(
 
 
 def _end_unit(folder: Path) -> None:
-    """End a unit's worker; its step dies with it."""
-    pid = living_worker(folder)
-    if pid:
-        with contextlib.suppress(OSError):
-            os.kill(pid, 9)
+    """End a unit's worker and its step, and see them gone: the study is about to say so."""
+    end = time.monotonic() + GONE_S
+    while (pid := living_worker(folder)) or end_leftovers(folder):
+        if pid:
+            with contextlib.suppress(OSError):
+                os.kill(pid, 9)
+        if time.monotonic() > end:
+            break
+        time.sleep(0.02)
 
 
 def default_jobs(resources: Resources) -> int:

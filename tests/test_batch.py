@@ -385,9 +385,8 @@ def test_a_study_that_is_told_to_stop_ends_its_workers(
     try:
         wait_for(lambda: len(running_in(out, "batch_cases")) == 2)  # both are at their first step
         (os.killpg if whom == "all" else os.kill)(study.pid, number)
-        assert study.wait(60) == 128 + number
-        # The kernel ends controllers, workers and their steps one after the other.
-        wait_for(lambda: running_in(out) == [], 20)
+        assert study.wait(30) == 128 + number
+        assert running_in(out) == [], "controllers, workers or their steps go on"
     finally:
         for pid in running_in(out):
             os.kill(pid, signal.SIGKILL)
