@@ -181,15 +181,14 @@ def _guess(frames: Frames, config: PosesConfig) -> Camera:
     """A start for an unknown lens: about 80 degrees across the content area."""
     h, w = frames.images.shape[1:3]
     f = 0.6 * max(w, h)
-    model: Any = config.camera_model
-    count = {"PINHOLE": 0, "RADIAL": 4, "OPENCV": 4, "OPENCV_FISHEYE": 4}.get(model)
+    # RADIAL is OPENCV with square pixels and without p1, p2; only the child knows the difference.
+    model: Any = "OPENCV" if config.camera_model == "RADIAL" else config.camera_model
+    count = {"PINHOLE": 0, "OPENCV": 4, "OPENCV_FISHEYE": 4}.get(model)
     if count is None:
         raise InputRefused(
             f"the camera model {model!r} is not known",
             "PINHOLE, RADIAL, OPENCV or OPENCV_FISHEYE",
         )
-    if model == "RADIAL":  # OPENCV with square pixels and without p1, p2: the child is told so
-        model = "OPENCV"
     return Camera(w, h, f, f, w / 2, h / 2, model, (0.0,) * count)
 
 
@@ -246,9 +245,8 @@ def _run(
         yield from _write_pictures(frames, work)
         for stale in ("matched.json", "result.json"):
             (work / stale).unlink(missing_ok=True)
-        model, parameters = colmap.colmap_camera(camera)
-        if frames.camera is None and config.camera_model == "RADIAL":
-            model, parameters = "RADIAL", [camera.fx, camera.cx, camera.cy, 0.0, 0.0]
+        radial = frames.camera is None and config.camera_model == "RADIAL"
+        model, parameters = colmap.colmap_camera(camera, radial)
         job = {
             "key": key,
             "images": str(work / "images"),

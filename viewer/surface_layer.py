@@ -175,7 +175,7 @@ def limits(values: Array) -> tuple[float, float]:
     if not len(finite):
         return 0.0, 1.0
     low, middle, high = (float(v) for v in np.percentile(finite, [2, 50, 98]))
-    if middle > 0 and 4 * middle > low:
+    if middle > 0:
         high = min(high, 4 * middle)
     if not high > low:
         return low, low + 1e-6

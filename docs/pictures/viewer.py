@@ -23,6 +23,10 @@ from endorecon.viewer.keys import press
 from endorecon.viewer.session import Session, make_plotter
 
 MOST_BYTES = 300_000
+CT_LAYERS = {
+    "CT slices": "ct-slices", "CT volume": "ct-volume", "CT bone": "ct-bone",
+    "CT air-tissue surface": "ct-surface", "landmarks": "landmarks",
+}  # fmt: skip
 ENDS = ((0.2, 0.45), (0.37, 0.75))  # of a distance, in the endoscope's view
 
 
@@ -39,10 +43,24 @@ def keep(folder: Path, name: str, image: np.ndarray) -> None:
     (folder / f"viewer-{name}.png").write_bytes(out.getvalue())
 
 
-def main(run: Path, ct: Path | None, folder: Path) -> None:
-    """Write all pictures of a run into `folder`."""
+def opened(run: Path, ct: Path | None = None) -> Session:
+    """A session without a window."""
     s = Session(make_plotter((960, 640)), open_case(run), ct)
     s.on_render = lambda: None
+    return s
+
+
+def clicks(s: Session, tool: str, *places: tuple[float, float]) -> None:
+    """Take a tool and click at shares of the view's width and height, from below."""
+    W, H = s.renderer.GetSize()
+    s.hands.use(tool)  # type: ignore[arg-type]
+    for x, y in places:
+        s.hands.click(W * x, H * y)
+
+
+def main(run: Path, ct: Path | None, folder: Path) -> None:
+    """Write all pictures of a run into `folder`."""
+    s = opened(run, ct)
 
     def shot(name: str, words: str | None = "") -> None:
         s.frame_moved()
@@ -51,18 +69,14 @@ def main(run: Path, ct: Path | None, folder: Path) -> None:
         keep(folder, name, view_pixels(s))
 
     shot("photo")
-    for colour, name in (("plain", "plain"), ("sigma", "sigma"), ("status", "status"),
-                         ("ct", "distance-to-ct"), ("depth", "depth")):  # fmt: skip
-        if ct is None and colour == "ct":
-            continue
+    for colour in ("plain", "sigma", "status", "depth"):
         s.colour(colour)
-        shot(name)
+        shot(colour)
+    if ct:
+        s.colour("ct")
+        shot("distance-to-ct")
     s.colour("photo")
-    for layer, name in (("CT slices", "ct-slices"), ("CT volume", "ct-volume"),
-                        ("CT bone", "ct-bone"), ("CT air-tissue surface", "ct-surface"),
-                        ("landmarks", "landmarks")):  # fmt: skip
-        if ct is None:
-            break
+    for layer, name in (CT_LAYERS if ct else {}).items():
         s.show(layer, True)
         shot(name)
         s.show(layer, False)
@@ -102,20 +116,14 @@ def main(run: Path, ct: Path | None, folder: Path) -> None:
 
 def measure(s: Session) -> None:
     """One of each tool, by clicks in the endoscope's view."""
-    W, H = s.renderer.GetSize()
-
-    def clicks(kind: str, *places: tuple[float, float]) -> None:
-        s.hands.use(kind)  # type: ignore[arg-type]
-        for x, y in places:
-            s.hands.click(W * x, H * y)
-
     ring = np.linspace(0, 2 * np.pi, 10)[:-1]
-    clicks("angle", (0.42, 0.72), (0.5, 0.65), (0.58, 0.74))
-    clicks("area", *((0.475 + 0.12 * np.cos(a), 0.26 + 0.18 * np.sin(a)) for a in ring))
+    clicks(s, "point", (0.72, 0.62))
+    clicks(s, "angle", (0.42, 0.72), (0.5, 0.65), (0.58, 0.74))
+    clicks(s, "area", *((0.475 + 0.12 * np.cos(a), 0.26 + 0.18 * np.sin(a)) for a in ring))
     s.hands.close_outline()
     s.hands.ask_note = lambda: "look again in a year"
-    clicks("note", (0.35, 0.55))
-    clicks("distance", *ENDS)
+    clicks(s, "note", (0.35, 0.55))
+    clicks(s, "distance", *ENDS)
 
 
 def unregistered(run: Path, folder: Path) -> None:
@@ -126,14 +134,10 @@ def unregistered(run: Path, folder: Path) -> None:
         for part in run.iterdir():
             if part.name != "evaluation":
                 (place / part.name).symlink_to(part.resolve())
-        s = Session(make_plotter((960, 640)), open_case(place))
-        s.on_render = lambda: None
+        s = opened(place)
         s.scope.step(s.scope.count // 2)
         s.scope.fly()
-        s.hands.use("distance")
-        W, H = s.renderer.GetSize()
-        for x, y in ENDS:
-            s.hands.click(W * x, H * y)
+        clicks(s, "distance", *ENDS)
         keep(folder, "unregistered", view_pixels(s))
         s.plotter.close()
 

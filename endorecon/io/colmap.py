@@ -71,8 +71,11 @@ def _camera(model: str, width: int, height: int, p: list[float]) -> Camera:
     )
 
 
-def colmap_camera(camera: Camera) -> tuple[str, list[float]]:
-    """COLMAP's name and parameters of a camera."""
+def colmap_camera(camera: Camera, radial: bool = False) -> tuple[str, list[float]]:
+    """COLMAP's name and parameters of a camera; `radial`: as RADIAL, of fx, k1 and k2 alone."""
+    if radial:
+        k1, k2 = camera.distortion[:2]
+        return "RADIAL", [float(v) for v in (camera.fx, camera.cx, camera.cy, k1, k2)]
     p = [float(v) for v in (camera.fx, camera.fy, camera.cx, camera.cy)]
     k = [float(v) for v in camera.distortion]
     if camera.model == "OPENCV" and len(k) > 4:
