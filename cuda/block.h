@@ -161,7 +161,7 @@ static inline void ray_loss(const Model *m, const Batch *batch, int ray, int at,
             for (int i = 0; i < S; ++i) lin += weight[i] * rad[c][i];
             const float x = shade.gain * lin + DISPLAY_EPS, logx = logf(x);
             const float shown = expf(shade.power * logx);
-            const float miss = shown - batch->colour[3 * ray + c];
+            const float miss = colour_miss(shown, batch->colour[3 * ray + c], batch->white);
             const float root = sqrtf(miss * miss + batch->charbonnier * batch->charbonnier);
             const float k = share * colour_weight / 3.0f;
             terms[TERM_COLOUR] += k * (root - batch->charbonnier);

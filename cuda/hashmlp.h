@@ -62,6 +62,7 @@ struct Batch {  // what one pass looks at; R rays of S samples
     const float *target_scale;   // (R) z by which a miss is measured
     const float *target_weight;  // (R) 0: no target
     float charbonnier, spread_weight;
+    float white;  // a display value from here up says "at least so bright"
 };
 
 struct Adam {
@@ -113,6 +114,12 @@ HD float light_at(const Model *m, const Batch *b, int ray, float z) {
         t2 = z * z * b->norm[ray] * b->norm[ray];
     }
     return 1.0f / (t2 > NEAREST_LIGHT2 ? t2 : NEAREST_LIGHT2);
+}
+
+// Miss of a display value. A clipped pixel is as bright as the display goes, or far brighter: to
+// outshine it is no miss.
+HD float colour_miss(float shown, float seen, float white) {
+    return seen >= white && shown > seen ? 0.0f : shown - seen;
 }
 
 // Cost of weight at a relative miss r from a depth target: Cauchy, bounded pull however far.

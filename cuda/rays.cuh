@@ -100,7 +100,7 @@ __global__ void loss_kernel(Model m, Batch b, int64_t n, Scratch s) {
         shade_of(m, b.frame[r], &gain, &power);
         for (int c = 0; c < 3; ++c) {
             const float x = gain * lin[c] + DISPLAY_EPS, logx = logf(x), shown = expf(power * logx);
-            const float miss = shown - b.colour[3 * r + c];
+            const float miss = colour_miss(shown, b.colour[3 * r + c], b.white);
             const float root = sqrtf(miss * miss + b.charbonnier * b.charbonnier);
             const float k = share * b.colour_weight[r] / 3.0f;
             terms[TERM_COLOUR] += k * (root - b.charbonnier);

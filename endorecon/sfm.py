@@ -3,8 +3,8 @@
 pycolmap may not share a process with cv2 (their zlibs clash), so `poses.py` writes pictures and
 masks, starts this module, and reads the model with its own reader. One JSON object a line on
 stdout tells the progress; `result.json` beside the model, written last, tells the outcome.
-This module is the order of the stages: sfm_match, sfm_map, sfm_check, sfm_refine. Nothing of
-endorecon but numpy-only modules is imported in any of them.
+This module is the order of the stages: sfm_match, sfm_map, sfm_check, sfm_lens, sfm_refine. Nothing
+of endorecon but numpy-only modules is imported in any of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from endorecon import sfm_check, sfm_refine
+from endorecon import sfm_check, sfm_lens, sfm_refine
 from endorecon.sfm_map import (
     adjust,
     map_frames,
@@ -104,6 +104,10 @@ def _mapped(
         return None
     model, others, tied = max(candidates, key=lambda c: explained(c[0], matches))
     result["other_models"], result["merged_models"] = others, tied
+    camera = next(iter(model.cameras.values()))
+    if not job["calibrated"] and sfm_lens.is_pincushion(camera):
+        sfm_lens.without_distortion(camera)
+        adjust(model, job)
     result["weakest_link"] = sfm_check.weakest_link(matches, *lens_and_poses(model))
     return _finer(model, job, result) if job["sharpen"] else model
 

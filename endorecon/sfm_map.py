@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from endorecon import geometry
+from endorecon import geometry, sfm_lens
 from endorecon.sfm_progress import say
 
 # Smallest triangulation angles (degrees) that may start a model, wide ones first: a narrow start
@@ -164,8 +164,8 @@ def adjust(
     """Final bundle adjustment, robust and tight; points that still do not fit are removed.
 
     loss_px: misses beyond it count less (soft L1). `searched`: the observations were searched for
-    in all frames. They are many, so that an unknown lens may have its principal point refined, and
-    some are of something else: misses count for ever less (Cauchy).
+    in all frames. They are many, so that an unknown lens may have its principal point refined as
+    long as it stays in reach, and some are of something else: misses count for ever less (Cauchy).
     """
     import pycolmap as pc
 
@@ -175,6 +175,7 @@ def adjust(
     options.refine_focal_length = options.refine_extra_params = not job["calibrated"]
     loss = pc.LossFunctionType
     options.refine_principal_point = searched and not job["calibrated"]
+    camera = next(iter(model.cameras.values()))
     options.ceres.loss_function_type = loss.CAUCHY if searched else loss.SOFT_L1
     options.ceres.loss_function_scale = loss_px
     solver = options.ceres.solver_options
@@ -183,6 +184,10 @@ def adjust(
     solver.function_tolerance = 1e-8
     for _ in range(2):
         pc.bundle_adjustment(model, options)
+        if options.refine_principal_point and sfm_lens.has_stray_centre(camera):
+            sfm_lens.centre(camera)
+            options.refine_principal_point = False
+            pc.bundle_adjustment(model, options)
         model.update_point_3d_errors()
         for key in [
             k for k, p in model.points3D.items() if p.error > 2 + loss_px or p.track.length() < 2

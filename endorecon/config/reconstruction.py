@@ -102,6 +102,8 @@ class FieldConfig:
     """Exponent of the camera's response at the start (learnt): display = radiance^response."""
     charbonnier: float = 0.05
     """Colour misses (display values, 0..1) above this count linearly, not squared."""
+    white: float = 0.85
+    """Display value (0..1) from which a pixel only says "at least so bright": cameras clip."""
     spread: float = 0.003
     """Weight of the variance of log depth along a ray."""
     sparse_depth: float = 0.1

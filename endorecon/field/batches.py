@@ -141,5 +141,5 @@ def draw_batch(
         edges,
         tensor(data.images[view, row, column] / np.float32(255)),
         tensor(seen), tensor(target / scale), tensor(sigma / scale), tensor(weight),
-        None, config.charbonnier, config.spread,
+        None, config.charbonnier, config.spread, config.white,
     )  # fmt: skip

@@ -54,6 +54,7 @@ class _Batch(Structure):
         *((name, c_void_p) for name in ("target", "target_scale", "target_weight")),
         ("charbonnier", c_float),
         ("spread_weight", c_float),
+        ("white", c_float),
     )
 
 
@@ -164,6 +165,7 @@ def _batch(b: RayBatch) -> _Batch:
         _f(b.target_weight, (R,)),
         b.charbonnier,
         b.spread_weight,
+        b.white,
     )
 
 

@@ -60,6 +60,7 @@ class RayBatch:
     falloff: Tensor | None = None  # (R, 3): light distance^2 = a + b z + c z^2
     charbonnier: float = 0.05
     spread_weight: float = 0.0
+    white: float = 1.0  # display value from which a pixel says "at least so bright"
 
 
 def split_weights(weights: Tensor) -> list[Tensor]:
@@ -158,12 +159,13 @@ def composite(p: Parameters, b: RayBatch) -> Composite:
 def losses(b: RayBatch, c: Composite) -> dict[str, Tensor]:
     """The terms of the loss (means over all rays) and the mean square of the colour miss.
 
-    Colour: Charbonnier. Depth: every bit of weight pays the Cauchy cost of its distance from the
+    Colour: Charbonnier, but a clipped value is no upper bound. Depth: every bit of weight pays the Cauchy cost of its distance from the
     target, which draws the expectation there and concentrates it, with a bounded pull. Spread:
     variance of log z under the weights.
     """
     R = b.edges.shape[0]
     miss = c.shown - b.colour
+    miss = torch.where((b.colour >= b.white) & (miss > 0), 0.0, miss)
     seen = b.colour_weight
     charb = torch.sqrt(miss**2 + b.charbonnier**2) - b.charbonnier
     colour = (seen * charb.mean(1))[seen > 0].sum() / R
