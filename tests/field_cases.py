@@ -53,6 +53,7 @@ def make_case(
         target_weight=(r(rays) > 0.4).float() * r(rays),
         falloff=falloff,
         spread_weight=0.01,
+        white=0.6,
     )
     return p, batch
 

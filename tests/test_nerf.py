@@ -132,6 +132,19 @@ def test_samples_are_placed_as_the_twin_places_them(
         assert (inside[1::3] >= 20).all() and inside[::3].float().mean() < 15
 
 
+def test_a_clipped_value_may_be_outshone_but_not_missed_from_below() -> None:
+    p, b = make_case(40, 8)
+    c = twin.composite(p, b)
+    b.colour_weight = torch.ones(40)
+    b.colour = torch.full((40, 3), 0.9)
+    bright = dataclasses.replace(c, shown=torch.full((40, 3), 1.7))
+    dark = dataclasses.replace(c, shown=torch.full((40, 3), 0.2))
+    assert float(twin.losses(b, bright)["colour"]) == 0.0
+    assert float(twin.losses(b, dark)["colour"]) > 0.5
+    b.white = 1.0  # 0.9 is an ordinary value now
+    assert float(twin.losses(b, bright)["colour"]) > 0.5
+
+
 def test_no_rays_are_no_work(lib: object) -> None:
     p, b = make_case(0, 4)
     terms, g = native.gradients(lib, p, b)  # type: ignore[arg-type]

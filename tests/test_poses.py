@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from moving_pictures import finish, path_of_cameras, tube_frames
 
-from endorecon import geometry, poses, sfm_check
+from endorecon import geometry, poses, sfm_check, sfm_lens
 from endorecon.config import PosesConfig
 from endorecon.errors import InputRefused, NotEnoughInformation
 from endorecon.io import trajectories
@@ -123,6 +123,41 @@ def test_smooth_walls_are_refused_with_the_share_and_three_remedies(tmp_path: Pa
         finish(poses.estimate_views(frames, ONE_THREAD, tmp_path, 0))
     for remedy in ("film slower", "sideways", "--poses"):
         assert remedy in str(caught.value)
+
+
+def colmap_lens(k1: float, k2: float = 0.0, centre: tuple[float, float] = (160.0, 120.0)) -> Any:
+    import pycolmap as pc
+
+    parameters = [200.0, *centre, k1, k2]
+    return pc.Camera(model="RADIAL", width=320, height=240, params=parameters)
+
+
+@pytest.mark.parametrize(("k1", "k2", "wrong"), [(0.06, -0.04, True), (-0.1, 0.02, False)])
+def test_no_endoscope_magnifies_more_at_the_rim(k1: float, k2: float, wrong: bool) -> None:
+    lens = colmap_lens(k1, k2)
+    assert sfm_lens.is_pincushion(lens) is wrong
+    sfm_lens.without_distortion(lens)
+    assert (lens.model.name, list(lens.params)) == ("SIMPLE_PINHOLE", [200.0, 160.0, 120.0])
+    assert not sfm_lens.is_pincushion(lens)
+
+
+def test_a_principal_point_far_from_the_middle_is_put_back() -> None:
+    assert not sfm_lens.has_stray_centre(colmap_lens(0.0, centre=(168.0, 117.0)))
+    lens = colmap_lens(0.0, centre=(160.0, 131.0))
+    assert sfm_lens.has_stray_centre(lens)
+    sfm_lens.centre(lens)
+    assert list(lens.params)[1:3] == [160.0, 120.0]
+
+
+@pytest.mark.slow
+def test_an_unknown_barrel_lens_keeps_its_distortion(tmp_path: Path) -> None:
+    truth = path_of_cameras(20)
+    frames = tube_frames(BARREL, truth, known=False)
+    result = finish(poses.estimate_views(frames, PosesConfig(), tmp_path, 0))
+    assert result.camera.distortion[0] < -0.1
+    assert abs(result.camera.fx / BARREL.fx - 1) < 0.05
+    turn, _ = errors(result, truth)
+    assert turn < 1.0
 
 
 @pytest.mark.slow
