@@ -1,9 +1,9 @@
 """What a video can tell of an unknown lens, and what it cannot (part of the SfM child process).
 
 On smooth mucosa light and glare travel with the endoscope, and a lens with free coefficients takes
-that up: on a rectified nasal video (f = 597 px, no distortion) two radial coefficients came out as a
-pincushion and f as 617 to 666, a free principal point went 30 to 80 px astray; without them f was
-574, and the rotations were half as far from the reference. What no endoscope has is not believed.
+that up: on a rectified nasal video (f = 597 px, no distortion) two radial coefficients came out as
+a pincushion and f as 617 to 666, a free principal point went 30 to 80 px astray; without them f was
+574, and the rotations were a third nearer the reference. What no endoscope has is not believed.
 """
 
 from __future__ import annotations

@@ -159,9 +159,9 @@ def composite(p: Parameters, b: RayBatch) -> Composite:
 def losses(b: RayBatch, c: Composite) -> dict[str, Tensor]:
     """The terms of the loss (means over all rays) and the mean square of the colour miss.
 
-    Colour: Charbonnier, but a clipped value is no upper bound. Depth: every bit of weight pays the Cauchy cost of its distance from the
-    target, which draws the expectation there and concentrates it, with a bounded pull. Spread:
-    variance of log z under the weights.
+    Colour: Charbonnier, but a clipped value is no upper bound. Depth: every bit of weight pays the
+    Cauchy cost of its distance from the target, which draws the expectation there and concentrates
+    it, with a bounded pull. Spread: variance of log z under the weights.
     """
     R = b.edges.shape[0]
     miss = c.shown - b.colour

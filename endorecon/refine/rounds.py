@@ -117,11 +117,49 @@ def _one_level(
     seen: bool,
 ) -> tuple[Maps, Evidence]:
     """One level; `seen`: the prior comes from real frames already, at a coarser level."""
-    n, h, w = photos.grey.shape
+    h, w = photos.grey.shape[1:]
     prior = prior.resized(w, h)
-    steps = max(9, round(config.steps * min(1.0, band / config.band)) | 1)
     # A highlight hides a pixel in one frame; its window still tells where the surface is.
     content: Array = np.any(photos.weight > 0, axis=0)
+    swept = _swept(photos, neighbours, prior, band, content, config)
+    checked = _checked(photos, neighbours, swept, config)
+    return _smooth_maps(
+        _judged(swept, checked, prior, config, seen), swept, checked, content, config
+    )
+
+
+@dataclass(frozen=True)
+class _Swept:
+    """What the frames say, each by itself, all (n, h, w) float32; z and sigma NaN = no answer."""
+
+    z: Array
+    sigma: Array
+    score: Array
+    start: Array  # the smooth prior that was swept
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """The maps held against each other, all (n, h, w) float32."""
+
+    z: Array  # averaged with the maps that agree
+    spread: Array
+    sigma: Array  # of the average, were the maps independent
+    agree: Array
+    against: Array
+
+
+def _swept(
+    photos: Photos,
+    neighbours: list[list[int]],
+    prior: Maps,
+    band: float,
+    content: Array,
+    config: RefineConfig,
+) -> _Swept:
+    """Every photo swept round its smoothed prior."""
+    n, h, w = photos.grey.shape
+    steps = max(9, round(config.steps * min(1.0, band / config.band)) | 1)
 
     def one(i: int) -> tuple[Array, ...]:
         z0 = _smoothed(prior, i, content, config).z
@@ -138,27 +176,37 @@ def _one_level(
             z0,
         )
 
-    z, sigma, score, start = (np.stack(a) for a in zip(*in_parallel(one, n), strict=True))
+    return _Swept(*(np.stack(a) for a in zip(*in_parallel(one, n), strict=True)))
+
+
+def _checked(
+    photos: Photos, neighbours: list[list[int]], swept: _Swept, config: RefineConfig
+) -> _Checked:
+    """Every map averaged with those of other frames that agree."""
     others = _checkers(neighbours, config.checkers)
 
     def check(i: int) -> tuple[Array, ...]:
-        return fuse(photos, i, others[i], z, sigma, config.agree)
+        return fuse(photos, i, others[i], swept.z, swept.sigma, config.agree)
 
-    fused, spread, mean_sigma, agree, against = (
-        np.stack(a) for a in zip(*in_parallel(check, n), strict=True)
-    )
-    known = np.isfinite(fused)
-    confirmed = known & (agree >= 1) & (agree > against)
+    parts = in_parallel(check, len(swept.z))
+    return _Checked(*(np.stack(a) for a in zip(*parts, strict=True)))
+
+
+def _judged(
+    swept: _Swept, checked: _Checked, prior: Maps, config: RefineConfig, seen: bool
+) -> Maps:
+    """Confirmed depths with their sigma and trust; elsewhere the prior stays, hardly trusted."""
+    agree, against, start = checked.agree, checked.against, swept.start
+    confirmed = np.isfinite(checked.z) & (agree >= 1) & (agree > against)
     # Averaged maps share frames and poses: the mean is not sqrt(n) better than the scatter says.
     effective = np.minimum(agree + 1, config.independent)
     with np.errstate(invalid="ignore"):
         fused_sigma = np.sqrt(
-            (mean_sigma**2 * (agree + 1) + spread**2) / effective
-            + (config.sigma_floor * fused) ** 2
+            (checked.sigma**2 * (agree + 1) + checked.spread**2) / effective
+            + (config.sigma_floor * checked.z) ** 2
         )
-    trust = np.clip(agree / 3, 0, 1) * np.clip((score - 0.3) / 0.5, 0.1, 1)
+    trust = np.clip(agree / 3, 0, 1) * np.clip((swept.score - 0.3) / 0.5, 0.1, 1)
     trust = trust * (agree / np.maximum(agree + 2 * against, 1))
-    out_z = np.where(confirmed, fused, start).astype(np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):
         # A depth that the virtual pair confirms at least is worth more than one that nothing does;
         # one that real frames confirmed at a coarser level (smooth mucosa) keeps most of its worth.
@@ -166,28 +214,38 @@ def _one_level(
         lone_sigma = np.maximum(prior.sigma / prior.z, lone) * start
         lone_sigma = np.where(np.isfinite(lone_sigma), lone_sigma, config.unconfirmed * start)
         lone_trust = np.maximum((0.7 if seen else 0.2) * prior.trust, 0.02)
-    out_sigma = np.where(confirmed, fused_sigma, lone_sigma)
-    out_trust = np.where(confirmed, trust, np.where(np.isfinite(start), lone_trust, 0))
-    maps = Maps(out_z, out_sigma.astype(np.float32), out_trust.astype(np.float32))
+    return Maps(
+        np.where(confirmed, checked.z, start).astype(np.float32),
+        np.where(confirmed, fused_sigma, lone_sigma).astype(np.float32),
+        np.where(confirmed, trust, np.where(np.isfinite(start), lone_trust, 0)).astype(np.float32),
+    )
+
+
+def _smooth_maps(
+    maps: Maps, swept: _Swept, checked: _Checked, content: Array, config: RefineConfig
+) -> tuple[Maps, Evidence]:
+    """The maps as smooth surfaces, less sure where a window holds two; and the evidence."""
 
     def finish(i: int) -> tuple[Array, ...]:
         found = _smoothed(maps, i, content, config)
         step = _depth_step(found.z, config.radius)
         return found.z, found.residual, np.sqrt(found.variance), step
 
-    smooth_z, residual, support, step = (
-        np.stack(a).astype(np.float32) for a in zip(*in_parallel(finish, n), strict=True)
+    z, residual, support, step = (
+        np.stack(a).astype(np.float32) for a in zip(*in_parallel(finish, len(maps.z)), strict=True)
     )
-    agree, against = (np.where(known, a, 0).astype(np.float32) for a in (agree, against))
-    evidence = Evidence(score, agree, against, residual, support, step, np.zeros_like(score))
+    known = np.isfinite(checked.z)
+    agree, against = (
+        np.where(known, a, 0).astype(np.float32) for a in (checked.agree, checked.against)
+    )
+    nothing = np.zeros_like(swept.score)
+    evidence = Evidence(swept.score, agree, against, residual, support, step, nothing)
     edge = step > config.edge_step
     # A window that holds two surfaces may answer with the wrong one: half the step is possible.
-    out_sigma = np.where(
-        edge, np.hypot(out_sigma, 0.25 * np.minimum(step, 1) * smooth_z), out_sigma
-    )
-    out_trust = np.where(edge, 0.4 * out_trust, out_trust)
-    out_trust = np.where(np.isfinite(smooth_z), out_trust, 0)
-    return Maps(smooth_z, out_sigma.astype(np.float32), out_trust.astype(np.float32)), evidence
+    sigma = np.where(edge, np.hypot(maps.sigma, 0.25 * np.minimum(step, 1) * z), maps.sigma)
+    trust = np.where(edge, 0.4 * maps.trust, maps.trust)
+    trust = np.where(np.isfinite(z), trust, 0)
+    return Maps(z, sigma.astype(np.float32), trust.astype(np.float32)), evidence
 
 
 def _depth_step(z: Array, radius: int) -> Array:
