@@ -28,7 +28,7 @@ from endorecon.io.calibration import distort_pixels
 from endorecon.io.rundir import RunDir
 from endorecon.loop import Bench
 from endorecon.phantom.truth import load_truth
-from endorecon.refine.certainty import features
+from endorecon.refine.certainty import bent, features
 
 SAMPLES = 150_000
 QUANTILE = 0.95
@@ -101,8 +101,28 @@ def fit(X: Array, names: list[str], error: Array) -> Array:
     return np.r_[b[0] - slopes @ mean, slopes]
 
 
-def judge(name: str, X: Array, error: Array, depth: Array, b: Array) -> None:
-    limit = np.exp(b[0] + X @ b[1:])
+def fit_bend(total: Array, error: Array) -> tuple[float, float]:
+    """Knee and bend (certainty.bent) with the least quantile loss of log error."""
+    y = np.log(np.maximum(error, 1e-5))
+
+    def loss(knee: float, bend: float) -> float:
+        r = y - bent(total, knee, bend)
+        return float(np.mean(np.maximum(QUANTILE * r, (QUANTILE - 1) * r)))
+
+    knees, bends = np.arange(-4.0, -1.4, 0.1), np.arange(0.0, 4.0, 0.1)
+    return min(((k, b) for k in knees for b in bends), key=lambda p: loss(*p))
+
+
+def tenths(limit: Array, error: Array) -> str:
+    """Where 95 % of the errors lie against their limit, by tenths of the pixels, surest first."""
+    parts = np.array_split(np.argsort(limit), 10)
+    return " ".join(f"{np.quantile(error[k] / limit[k], QUANTILE):.2f}" for k in parts)
+
+
+def judge(
+    name: str, X: Array, error: Array, depth: Array, b: Array, bend: tuple[float, float]
+) -> None:
+    limit = np.exp(bent(b[0] + X @ b[1:], *bend))
     rank = np.argsort(limit)
     miss = (error * depth)[rank]
     parts = [
@@ -113,6 +133,7 @@ def judge(name: str, X: Array, error: Array, depth: Array, b: Array) -> None:
     print(
         f"{name}: inside {100 * (error < limit).mean():.1f} %; MAE / P95 mm of the surest", *parts
     )
+    print(f"    95 % quantile of error / limit by tenths: {tenths(limit, error)}")
 
 
 def main() -> None:
@@ -130,10 +151,14 @@ def main() -> None:
         names,
         np.concatenate([found[w][2] for w in a.worlds]),
     )
-    for name, value in zip(["constant", *names], b, strict=True):
+    mine = [found[w] for w in a.worlds]
+    bend = fit_bend(
+        np.concatenate([b[0] + x[0] @ b[1:] for x in mine]), np.concatenate([x[2] for x in mine])
+    )
+    for name, value in zip(["constant", *names, "knee", "bend"], [*b, *bend], strict=True):
         print(f"    {name}: float = {value:.3f}")
     for world, (X, _, error, depth) in found.items():
-        judge(f"{world}{' (test)' if world in a.test else ''}", X, error, depth, b)
+        judge(f"{world}{' (test)' if world in a.test else ''}", X, error, depth, b, bend)
 
 
 if __name__ == "__main__":

@@ -189,6 +189,10 @@ class CertaintyConfig:
     agree: float = -0.639
     against: float = 0.31
     score: float = 0.727
+    knee: float = -2.7
+    """Where the sum is above this ..."""
+    bend: float = 1.3
+    """... it rises by this much more."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """How sure a refined depth is: a standard deviation from the evidence, calibrated on phantoms.
 
 The relative error that 95 of 100 depths stay below is modelled log-linear in the evidence (quantile
-regression, Koenker and Bassett 1978) and read as 1.96 standard deviations. The features have no
+regression, Koenker and Bassett 1978) and read as 1.96 standard deviations. Beyond a knee it rises
+faster: where the evidence is poor, some depths are of another place altogether, and a twentieth of
+such is the whole interval. The features have no
 unit and hold for any anatomy: fitted on the sinus family the model orders the colon family as well
 as one fitted there. Coefficients: config.CertaintyConfig, from benchmarks/calibrate.py.
 """
@@ -54,4 +56,9 @@ def relative_sigma(e: Evidence, config: CertaintyConfig) -> Array:
     total = np.full(e.score.shape, config.constant, np.float32)
     for name, value in features(e).items():
         total += np.float32(getattr(config, name)) * value.astype(np.float32)
-    return np.exp(total) / np.float32(1.96)
+    return np.exp(bent(total, config.knee, config.bend)) / np.float32(1.96)
+
+
+def bent(total: Array, knee: float, bend: float) -> Array:
+    """Log of the limit from the sum over the evidence; no depth is less sure than itself."""
+    return np.minimum(total + bend * np.maximum(total - knee, 0.0), np.log(1.96)).astype(np.float32)
