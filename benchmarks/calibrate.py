@@ -1,9 +1,9 @@
 """Coefficients of CertaintyConfig from runs on phantoms: quantile regression on the evidence.
 
-    python benchmarks/calibrate.py STORE sinus-0 colon-1 ... [--test sinus-4 colon-5 ...]
+    python benchmarks/calibrate.py RUN:PHANTOM ... [--test RUN:PHANTOM ...] [--config cpu]
 
-STORE holds phantoms and `full` runs as benchmarks/accuracy.py makes them. The refinement of rounds 1
-and 2 is done again from the maps of the round before, and the truth tells the errors.
+Runs on phantoms, as benchmarks/accuracy.py and `endorecon validate` leave them. The refinement of
+rounds 1 and 2 is done again from the maps of the round before, and the truth tells the errors.
 Prints the lines for config/reconstruction.py, and coverage and errors by rank on every world.
 """
 
@@ -36,14 +36,15 @@ QUANTILE = 0.95
 Array = np.ndarray
 
 
-def evidence_of(world: Path, preset: str) -> tuple[Array, list[str], Array, Array]:
+def evidence_of(pair: str, preset: str) -> tuple[Array, list[str], Array, Array]:
     """Features (m, k) with names, relative error (m,) and depth in mm (m,) of random pixels."""
-    run, truth = RunDir(world / "runs" / f"{preset}-full"), load_truth(world)
+    folder, phantom = pair.split(":")
+    run, truth = RunDir(Path(folder)), load_truth(Path(phantom))
     views, config = viewstore.load(run.path), config_of(preset)
     bench = Bench(views, config)
     untaught = bench.maps(run.round_depths(0))
     passes = []
-    for before in (0, 1):
+    for before in run.rounds()[:-1][:2]:
         passes.append(
             refine.refine_depths(
                 bench.passes, bench.neighbours, bench.maps(run.round_depths(before)),
@@ -138,13 +139,11 @@ def judge(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("store", type=Path)
-    parser.add_argument("worlds", nargs="+")
-    parser.add_argument("--test", nargs="*", default=[])
-    parser.add_argument("--frames", default="60-640", help="end of the folders' names")
+    parser.add_argument("worlds", nargs="+", metavar="RUN:PHANTOM")
+    parser.add_argument("--test", nargs="*", default=[], metavar="RUN:PHANTOM")
     parser.add_argument("--config", default="cpu")
     a = parser.parse_args()
-    found = {w: evidence_of(a.store / f"{w}-{a.frames}", a.config) for w in [*a.worlds, *a.test]}
+    found = {w: evidence_of(w, a.config) for w in [*a.worlds, *a.test]}
     names = found[a.worlds[0]][1]
     b = fit(
         np.concatenate([found[w][0] for w in a.worlds]),

@@ -181,17 +181,17 @@ class CertaintyConfig:
     Made by benchmarks/calibrate.py on phantoms of both families; the features: refine/certainty.py.
     """
 
-    constant: float = 5.044
-    edge: float = 0.349
-    support: float = 0.654
+    constant: float = 6.277
+    edge: float = 0.322
+    support: float = 0.861
     residual: float = 0.301
     prior: float = 0.141
-    agree: float = -0.639
-    against: float = 0.31
-    score: float = 0.727
-    knee: float = -2.7
+    agree: float = -0.435
+    against: float = 0.374
+    score: float = 0.577
+    knee: float = -2.4
     """Where the sum is above this ..."""
-    bend: float = 1.3
+    bend: float = 0.2
     """... it rises by this much more."""
 
 
@@ -269,7 +269,7 @@ class LoopConfig:
     """Fall of the NCC in held-out real frames that is divergence."""
     min_agreement: float = 0.05
     """A round is refused when the matcher agrees with the field on fewer of its pixels."""
-    max_relative_sigma: float = 0.15
+    max_relative_sigma: float = 0.2
     """A final depth less sure than this share of itself is no measurement: it is left unknown."""
 
 
