@@ -145,19 +145,14 @@ def main() -> None:
     a = parser.parse_args()
     found = {w: evidence_of(w, a.config) for w in [*a.worlds, *a.test]}
     names = found[a.worlds[0]][1]
-    b = fit(
-        np.concatenate([found[w][0] for w in a.worlds]),
-        names,
-        np.concatenate([found[w][2] for w in a.worlds]),
-    )
-    mine = [found[w] for w in a.worlds]
-    bend = fit_bend(
-        np.concatenate([b[0] + x[0] @ b[1:] for x in mine]), np.concatenate([x[2] for x in mine])
-    )
+    evidence, _, errors, _ = zip(*(found[w] for w in a.worlds), strict=True)
+    X, error = np.concatenate(evidence), np.concatenate(errors)
+    b = fit(X, names, error)
+    bend = fit_bend(b[0] + X @ b[1:], error)
     for name, value in zip(["constant", *names, "knee", "bend"], [*b, *bend], strict=True):
         print(f"    {name}: float = {value:.3f}")
-    for world, (X, _, error, depth) in found.items():
-        judge(f"{world}{' (test)' if world in a.test else ''}", X, error, depth, b, bend)
+    for world, (features_of, _, miss, depth) in found.items():
+        judge(f"{world}{' (test)' if world in a.test else ''}", features_of, miss, depth, b, bend)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 
 from endorecon.cli import config_of
 from endorecon.field import open_field
+from endorecon.field.batches import make_training_set
 from endorecon.field.fit import fit_field
 from endorecon.field.rendering import render
 from endorecon.geometry import align_cameras, rotation_angle_deg, scale_of, transform_pose
@@ -112,8 +113,6 @@ def part_of(views: Views, kept: np.ndarray) -> Views:
 
 def held_out_psnr(run: RunDir) -> np.ndarray:
     """PSNR in dB of views that a field of the run's own depths was not trained on."""
-    import cv2
-
     info, views = run.info(), viewstore.load(run.path)
     config = config_of(info["preset"])
     held = np.arange(HELD_OUT // 2, len(views), HELD_OUT)
@@ -126,15 +125,11 @@ def held_out_psnr(run: RunDir) -> np.ndarray:
     for _ in fit_field(field, rest, targets, config.field, config.field.steps_first):
         pass
     camera, found = bench.train, []
-    size = (camera.width, camera.height)
+    photos = make_training_set(views, None, config.field)
     for i in held:
-        shown = render(field, camera.K, views.world_from_camera[i], *size).rgb
-        seen = cv2.resize(views.images[i], size, interpolation=cv2.INTER_AREA) / 255.0
-        mask = (
-            cv2.resize(views.masks[i].astype(np.float32), size, interpolation=cv2.INTER_AREA)
-            > 0.999
-        )
-        a, b = shown[mask], seen[mask]
+        pose = views.world_from_camera[i]
+        shown = render(field, camera.K, pose, camera.width, camera.height).rgb
+        a, b = shown[photos.mask[i]], photos.images[i][photos.mask[i]] / 255.0
         miss = a * (a * b).sum(0) / np.maximum((a * a).sum(0), 1e-9) - b
         found.append(-10 * np.log10((miss**2).mean()))
     return np.array(found)

@@ -27,10 +27,10 @@ def without_distortion(camera: Any) -> None:
     """Make `camera` a pinhole with square pixels, its centre in the middle of the picture."""
     import pycolmap as pc
 
-    middle = [camera.width / 2, camera.height / 2]
     focal = camera.mean_focal_length()
     camera.model = pc.CameraModelId.SIMPLE_PINHOLE
-    camera.params = [focal, *middle]
+    camera.params = [focal, 0.0, 0.0]
+    centre(camera)
 
 
 def has_stray_centre(camera: Any) -> bool:
