@@ -9,6 +9,7 @@ struct alignas(64) Block {
     vf input[IN * NV], c1[HID * NV], c2[HID * NV], rgb[RGB * NV];
     vf log_sigma[NV], tau[NV], pass[NV];  // optical depth of the interval and exp(-tau)
     vf radiance[3 * NV];                  // with the light, without the exposure
+    vf below[3 * NV];                     // share of e^raw that the ceiling leaves
     // gradients
     vf g_rgb[RGB * NV], g_log_sigma[NV], g2[HID * NV], g1[HID * NV], g_in[IN * NV];
     vf g_out[OUT * NV], g_hidden[HID * NV], g_feature[IN * NV];
@@ -119,7 +120,9 @@ static inline void forward(const Model *m, const Batch *batch, int ray, int rays
             vf o = b.rgb[c * NV + i];
             o = o > LOG_RGB_MAX ? splat(LOG_RGB_MAX) : o;
             o = o < LOG_RGB_MIN ? splat(LOG_RGB_MIN) : o;
-            b.radiance[c * NV + i] = vexp(o) * light;
+            const vf bare = vexp(o);
+            b.below[c * NV + i] = 1.0f / (1.0f + bare * m->inverse_ceiling[c]);
+            b.radiance[c * NV + i] = bare * b.below[c * NV + i] * light;
         }
     }
 }
@@ -197,12 +200,13 @@ static inline void ray_loss(const Model *m, const Batch *batch, int ray, int at,
     }
     float *g_rgb[3], *g_ls = (float *)b.g_log_sigma + at;
     for (int c = 0; c < 3; ++c) g_rgb[c] = (float *)b.g_rgb + c * NB + at;
-    const float *raw[3];
+    const float *raw[3], *below[3];
     for (int c = 0; c < 3; ++c) raw[c] = (const float *)b.rgb + c * NB + at;
+    for (int c = 0; c < 3; ++c) below[c] = (const float *)b.below + c * NB + at;
     for (int c = 0; c < 3; ++c)
         for (int i = 0; i < S; ++i) {
             const bool free = raw[c][i] > LOG_RGB_MIN && raw[c][i] < LOG_RGB_MAX;
-            g_rgb[c][i] = free ? g_lin[c] * weight[i] * rad[c][i] : 0.0f;
+            g_rgb[c][i] = free ? g_lin[c] * weight[i] * rad[c][i] * below[c][i] : 0.0f;
         }
     const float *pass = (const float *)b.pass + at, *tau = (const float *)b.tau + at;
     const float *ls = (const float *)b.log_sigma + at;

@@ -226,7 +226,8 @@ __global__ void forward_kernel(Model m, Batch b, int64_t n, Scratch s, bool lear
     for (int c = 0; c < 3; ++c) {
         float o = rgb[c] > LOG_RGB_MAX ? LOG_RGB_MAX : rgb[c];
         o = o < LOG_RGB_MIN ? LOG_RGB_MIN : o;
-        s.radiance[c * n + i] = expf(o) * light;
+        const float bare = expf(o);
+        s.radiance[c * n + i] = bare * below_ceiling(&m, c, bare) * light;
     }
 }
 

@@ -45,6 +45,7 @@ struct Model {
     int32_t views;
     int32_t near_light;
     float response;  // exponent of the response: display = (radiance + eps)^(response e^extra)
+    float inverse_ceiling[3];  // 1 / the radiance that no surface exceeds; 0: none
 };
 
 struct Batch {  // what one pass looks at; R rays of S samples
@@ -114,6 +115,12 @@ HD float light_at(const Model *m, const Batch *b, int ray, float z) {
         t2 = z * z * b->norm[ray] * b->norm[ray];
     }
     return 1.0f / (t2 > NEAREST_LIGHT2 ? t2 : NEAREST_LIGHT2);
+}
+
+// Share of its raw radiance e^raw that a colour keeps below its ceiling: 1 far below, 0 at it. It
+// is also what is left of the gradient at raw.
+HD float below_ceiling(const Model *m, int c, float raw_radiance) {
+    return 1.0f / (1.0f + raw_radiance * m->inverse_ceiling[c]);
 }
 
 // Miss of a display value. A clipped pixel is as bright as the display goes, or far brighter: to

@@ -122,7 +122,8 @@ __global__ void loss_kernel(Model m, Batch b, int64_t n, Scratch s) {
             const float rad = s.radiance[c * n + at + i], raw = s.rgb[c * n + at + i];
             gw += g_lin[c] * rad;
             const bool open = raw > LOG_RGB_MIN && raw < LOG_RGB_MAX;
-            s.g_rgb[c * n + at + i] = open ? g_lin[c] * weight[i] * rad : 0.0f;
+            const float below = open ? below_ceiling(&m, c, expf(raw)) : 0.0f;
+            s.g_rgb[c * n + at + i] = g_lin[c] * weight[i] * rad * below;
         }
         s.g_rgb[3 * n + at + i] = 0.0f;
         if (wanted > 0.0f) {

@@ -32,6 +32,7 @@ def make_case(
         near_light,
         0.45,
         tuple([1.0] * (levels - 1) + [0.3]),
+        inverse_ceiling=(0.4, 1.2, 0.0),
     )
     view = r(rays, 3) - 0.5
     view = view / view.norm(dim=1, keepdim=True)

@@ -104,6 +104,9 @@ class FieldConfig:
     """Colour misses (display values, 0..1) above this count linearly, not squared."""
     white: float = 0.85
     """Display value (0..1) from which a pixel only says "at least so bright": cameras clip."""
+    ceiling: float = 1.5
+    """No surface is brighter than this many times the brightest twentieth of the sparse points,
+    each at its distance from the light; 0: no such limit."""
     spread: float = 0.003
     """Weight of the variance of log depth along a ray."""
     sparse_depth: float = 0.1

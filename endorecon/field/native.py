@@ -42,6 +42,7 @@ class _Model(Structure):
         ("views", c_int32),
         ("near_light", c_int32),
         ("response", c_float),
+        ("inverse_ceiling", c_float * 3),
     )
 
 
@@ -141,6 +142,7 @@ def _model(p: Parameters) -> _Model:
         views,
         int(p.near_light),
         p.response,
+        (c_float * 3)(*p.inverse_ceiling),
     )
 
 

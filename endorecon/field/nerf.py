@@ -32,7 +32,7 @@ class NerfField:
 
     def __init__(
         self, config: FieldConfig, corner: Array, edge: float, depth: float, near: float,
-        views: int, seed: int, device: str,
+        views: int, seed: int, device: str, ceiling: tuple[float, float, float] | None = None,
     ) -> None:  # fmt: skip
         self.config, self.seed, self.device = config, seed, device
         self.corner, self.edge = np.asarray(corner, float), float(edge)
@@ -56,6 +56,9 @@ class NerfField:
             config.response,
             level_scales(levels.count, float(levels.count)),
         )
+        if ceiling is not None:
+            red, green, blue = ceiling
+            self.parameters.inverse_ceiling = (1 / red, 1 / green, 1 / blue)
         p = self.parameters
         self.library, p.nets, self._backend = self._choose()
         if p.nets is not None:
@@ -124,16 +127,17 @@ class NerfField:
         """Everything that training goes on from, as copies; `load` of it gives the same bits."""
         out = {k: v.detach().cpu().numpy().copy() for k, v in self._tensors().items()}
         box = np.array([*self.corner, self.edge, self.depth, self.near])
+        light = np.array(self.parameters.inverse_ceiling)
         return (
             out
             | {"box": box, "counters": np.array([self.step, self.seed], np.int64)}
-            | {"scales": np.array(self.parameters.scales)}
+            | {"scales": np.array(self.parameters.scales), "inverse_ceiling": light}
         )
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         """Take over a state of a field of the same shape; InputRefused if it does not fit."""
         mine = self._tensors()
-        if set(state) != {*mine, "box", "counters", "scales"}:
+        if set(state) != {*mine, "box", "counters", "scales", "inverse_ceiling"}:
             raise InputRefused("a saved field lacks arrays or has foreign ones", "start afresh")
         for k, v in mine.items():
             if tuple(v.shape) != state[k].shape:
@@ -147,6 +151,8 @@ class NerfField:
         self.corner, self.edge = box[:3].copy(), float(box[3])
         self.depth, self.near = float(box[4]), float(box[5])
         self.parameters.scales = tuple(float(v) for v in state["scales"])
+        a, b, c = (float(v) for v in state["inverse_ceiling"])
+        self.parameters.inverse_ceiling = (a, b, c)
         self.step, self.seed = (int(v) for v in state["counters"])
 
     # -- rays and points --------------------------------------------------------------------
@@ -289,4 +295,31 @@ def open_nerf(config: FieldConfig, views: Views, seed: int, device: str) -> Nerf
     edge = float((high - low).max()) * (1.0 + 2.0 * config.box_margin)
     corner = 0.5 * (low + high) - 0.5 * edge
     near = config.near * float(np.quantile(z, 0.01))
-    return NerfField(config, corner, edge, float(np.median(z)), near, len(views), seed, device)
+    depth = float(np.median(z))
+    ceiling = brightest(config, views, depth) if config.near_light and config.ceiling > 0 else None
+    return NerfField(config, corner, edge, depth, near, len(views), seed, device, ceiling)
+
+
+def brightest(config: FieldConfig, views: Views, depth: float) -> tuple[float, float, float] | None:
+    """The radiance (r, g, b) at `depth` from the light that no surface of the scene exceeds.
+
+    The light falls off with 1/t^2, so a pixel and its distance t tell how bright its surface is,
+    and sparse points tell t: `config.ceiling` times the 95th percentile over all their
+    observations. Without it a near wall that few frames see can be explained by a far one that is
+    brighter than any tissue. None when too few observations are usable.
+    """
+    points, K = views.points, views.camera.K
+    z = points.depths(views.world_from_camera)
+    column, row = np.floor(points.uv).astype(int).T
+    h, w = views.masks.shape[1:]
+    inside = (column >= 0) & (row >= 0) & (column < w) & (row < h) & np.isfinite(z) & (z > 0)
+    view, column, row, z = points.view_of[inside], column[inside], row[inside], z[inside]
+    seen = views.masks[view, row, column]
+    if seen.sum() < 100:
+        return None
+    shown = views.images[view, row, column][seen] / 255.0
+    xy = (points.uv[inside][seen] - K[:2, 2]) / (K[0, 0], K[1, 1])
+    t2 = (z[seen] / depth) ** 2 * (1.0 + (xy**2).sum(1))
+    radiance = shown ** (1.0 / config.response) * t2[:, None]
+    r, g, b = config.ceiling * np.maximum(np.quantile(radiance, 0.95, axis=0), 1e-4)
+    return float(r), float(g), float(b)

@@ -40,6 +40,7 @@ class Parameters:
     response: float
     scales: tuple[float, ...]  # weight of each level (hashgrid.level_scales)
     nets: TinyCuda | None = None  # who works the nets out instead of the lines below
+    inverse_ceiling: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the radiance; 0: none
 
 
 @dataclass
@@ -107,7 +108,10 @@ def density_net(p: Parameters, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def colour_net(p: Parameters, features: Tensor, view: Tensor) -> Tensor:
-    """Radiance (n, 3) at one reference depth from the light, seen along `view` (n, 3)."""
+    """Radiance (n, 3) at one reference depth from the light, seen along `view` (n, 3).
+
+    It nears its ceiling, if there is one, and never passes it: 1 / radiance = e^-raw + 1 / ceiling.
+    """
     inputs = torch.cat([features, harmonics(view)], 1)
     if p.nets is not None:
         raw = p.nets.colour(p, inputs)
@@ -115,7 +119,8 @@ def colour_net(p: Parameters, features: Tensor, view: Tensor) -> Tensor:
         _, _, a1, a2, a3 = split_weights(p.weights)
         h = torch.relu(inputs @ a1.T)
         raw = (torch.relu(h @ a2.T) @ a3.T)[:, :3]
-    return raw.clamp(LOG_RGB_MIN, LOG_RGB_MAX).exp()
+    bare = raw.clamp(LOG_RGB_MIN, LOG_RGB_MAX).exp()
+    return bare / (1.0 + bare * bare.new_tensor(p.inverse_ceiling))
 
 
 @dataclass
