@@ -168,6 +168,13 @@ def given_views(
             f"need at least {config.min_angle_deg:g}",
             "move the tip sideways while filming",
         )
+    given_px, own_px = result.get("misses") or (0.0, 0.0)
+    if given_px > max(config.given_miss * camera.width, config.given_miss_times * own_px):
+        notes.append(
+            f"The given poses and lens miss the matches of the video by {given_px:.1f} px, and "
+            f"free ones by {own_px:.1f}: check the calibration (frames that are undistorted "
+            "already need a pinhole), the hand-eye calibration and the order of the frames."
+        )
     unit = unit or trajectory.unit
     source = "given poses" if unit == "mm" else None
     return _views(replace(frames, camera=camera), model, notes, angle, False, (), source)

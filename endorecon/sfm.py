@@ -72,10 +72,17 @@ def explained(model: Any, matches: sfm_check.Matches) -> float:
     return sum(float(f.sum()) for f in fits.values())
 
 
-def _triangulated(job: dict[str, Any], database: Path, work: Path, result: dict[str, Any]) -> Any:
+def _triangulated(
+    job: dict[str, Any],
+    database: Path,
+    matches: sfm_check.Matches,
+    work: Path,
+    result: dict[str, Any],
+) -> Any:
     """The model of cameras that were given."""
     say("triangulation")
     poses = {name: np.array(m) for name, m in job["poses"].items()}
+    result["misses"] = sfm_check.misses(matches, matches.camera, poses)
     model = with_known_poses(job, database, poses, None, work / "given")
     adjust(model, job, fixed_poses=True)
     if job["sharpen"]:
@@ -148,7 +155,7 @@ def main(job_file: str) -> int:
         "merged_models": 0,
     }
     if job.get("poses"):
-        model = _triangulated(job, database, work, result)
+        model = _triangulated(job, database, matches, work, result)
     else:
         model = _mapped(job, database, matches, work, result)
     lens = next(iter(model.cameras.values())) if model is not None else matches.camera

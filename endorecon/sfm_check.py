@@ -20,6 +20,7 @@ _INLIER_PX = 4.0
 _LEAST = 15  # correspondences that a pose has to explain
 _LEAST_SHARE = 0.3
 _EPIPOLAR_PX = 2.0
+_FEWEST = 100  # matches that are needed to judge given poses
 _LINK = 30  # matches across a place of the path that are needed to judge it
 
 
@@ -32,6 +33,7 @@ class Matches:
         self.names: dict[int, str] = {}
         self.keypoints: dict[int, np.ndarray] = {}
         self.pairs: dict[tuple[int, int], np.ndarray] = {}
+        self.essential: dict[tuple[int, int], np.ndarray] = {}  # b from a, where a pair has one
         with pc.Database.open(database) as db:
             self.camera = next(iter(db.read_all_cameras()))
             for image in db.read_all_images():
@@ -42,9 +44,12 @@ class Matches:
             for a in self.names:
                 for b in self.names:
                     if a < b and db.exists_two_view_geometry(a, b):
-                        rows = np.asarray(db.read_two_view_geometry(a, b).inlier_matches, int)
+                        found = db.read_two_view_geometry(a, b)
+                        rows = np.asarray(found.inlier_matches, int)
                         if len(rows):
                             self.pairs[a, b] = rows.reshape(-1, 2)
+                            if found.E is not None:
+                                self.essential[a, b] = np.asarray(found.E, float)
 
 
 def parallax(matches: Matches, camera: Any) -> tuple[float, float, int]:
@@ -87,25 +92,61 @@ def fit_of_matches(
     frame has no pose are not explained. No point is asked: a wrong pose keeps only the points that
     agree with it, but the matches that contradict it stay.
     """
-    rays = {}
-    for k, uv in matches.keypoints.items():
-        xy = np.asarray(camera.cam_from_img(uv)) if len(uv) else np.zeros((0, 2))
-        rays[k] = np.concatenate([xy, np.ones((len(xy), 1))], 1)
-    focal = float(camera.mean_focal_length())
+    rays, focal = _rays(matches, camera), float(camera.mean_focal_length())
     out = {}
     for (a, b), rows in matches.pairs.items():
         names = matches.names[a], matches.names[b]
         if names[0] not in poses or names[1] not in poses:
             out[a, b] = np.zeros(len(rows))
             continue
-        b_from_a = geometry.invert(poses[names[1]]) @ poses[names[0]]
-        essential = np.cross(b_from_a[:3, 3], b_from_a[:3, :3], axisb=0, axisc=0)
-        p, q = rays[a][rows[:, 0]], rays[b][rows[:, 1]]
-        line, back = p @ essential.T, q @ essential
-        steep = (line[:, :2] ** 2).sum(1) + (back[:, :2] ** 2).sum(1)
-        square = (q * line).sum(1) ** 2 / np.maximum(steep, 1e-20) * focal**2
-        out[a, b] = np.nan_to_num(np.maximum(1.0 - square / _EPIPOLAR_PX**2, 0.0))
+        essential = _essential(poses[names[0]], poses[names[1]])
+        miss = focal * _sampson(rays[a][rows[:, 0]], rays[b][rows[:, 1]], essential)
+        out[a, b] = np.nan_to_num(np.maximum(1.0 - (miss / _EPIPOLAR_PX) ** 2, 0.0))
     return out
+
+
+def misses(
+    matches: Matches, camera: Any, poses: dict[str, np.ndarray]
+) -> tuple[float, float] | None:
+    """Median epipolar distance (Sampson, px) of the verified matches, by poses that were given and
+    by the best pose of each pair for itself. None where too few matches can be asked.
+
+    A wrong lens or a wrong hand-eye calibration leaves matches off their epipolar lines.
+    """
+    rays, focal = _rays(matches, camera), float(camera.mean_focal_length())
+    given, own = [], []
+    for (a, b), rows in matches.pairs.items():
+        names = matches.names[a], matches.names[b]
+        if (a, b) not in matches.essential or not all(n in poses for n in names):
+            continue
+        p, q = rays[a][rows[:, 0]], rays[b][rows[:, 1]]
+        given.append(_sampson(p, q, _essential(poses[names[0]], poses[names[1]])))
+        own.append(_sampson(p, q, matches.essential[a, b]))
+    if sum(len(x) for x in given) < _FEWEST:
+        return None
+    return tuple(float(focal * np.nanmedian(np.concatenate(x))) for x in (given, own))  # type: ignore[return-value]
+
+
+def _rays(matches: Matches, camera: Any) -> dict[int, np.ndarray]:
+    """The keypoints of each image as (x / z, y / z, 1)."""
+    rays = {}
+    for k, uv in matches.keypoints.items():
+        xy = np.asarray(camera.cam_from_img(uv)) if len(uv) else np.zeros((0, 2))
+        rays[k] = np.concatenate([xy, np.ones((len(xy), 1))], 1)
+    return rays
+
+
+def _essential(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """q^T E p = 0 for p seen by a, q by b; poses world_from_camera (4, 4)."""
+    b_from_a = geometry.invert(b) @ a
+    return np.cross(b_from_a[:3, 3], b_from_a[:3, :3], axisb=0, axisc=0)
+
+
+def _sampson(p: np.ndarray, q: np.ndarray, essential: np.ndarray) -> np.ndarray:
+    """Distance (n,) from the epipolar lines, first order, in focal lengths."""
+    line, back = p @ essential.T, q @ essential
+    steep = (line[:, :2] ** 2).sum(1) + (back[:, :2] ** 2).sum(1)
+    return np.abs((q * line).sum(1)) / np.sqrt(np.maximum(steep, 1e-20))
 
 
 def weakest_link(

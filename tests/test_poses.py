@@ -198,6 +198,30 @@ def test_given_poses_stay_as_given_and_their_points_lie_on_the_tube(
     assert result.views.unit == ("mm" if form == "transforms" else "unitless")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("undistorted", [False, True])
+def test_a_lens_for_frames_that_are_undistorted_already_is_noticed(
+    undistorted: bool, tmp_path: Path
+) -> None:
+    """The trap of public data: a calibration of the raw video beside frames without distortion."""
+    truth = path_of_cameras(COUNT)
+    filmed = replace(BARREL, model="PINHOLE", distortion=()) if undistorted else BARREL
+    frames = replace(tube_frames(filmed, truth), camera=None)
+    given = {
+        "w": 320, "h": 240, "fl_x": BARREL.fx, "fl_y": BARREL.fy, "cx": BARREL.cx, "cy": BARREL.cy,
+        "camera_model": "OPENCV", "k1": -0.25, "k2": 0.06, "p1": 0.001, "p2": -0.001,
+        "frames": [
+            {"file_path": f"{k:06d}.png", "frame_index": int(i),
+             "transform_matrix": (truth[i] @ np.diag([1.0, -1.0, -1.0, 1.0])).tolist()}
+            for k, i in enumerate(frames.frame_index)
+        ],
+    }  # fmt: skip
+    file = tmp_path / "transforms.json"
+    file.write_text(json.dumps(given))
+    result = finish(poses.given_views(frames, file, PosesConfig(), tmp_path / "work", 0))
+    assert any("already need a pinhole" in w for w in result.warnings) == undistorted
+
+
 def test_poses_of_other_frames_are_refused(tmp_path: Path) -> None:
     frames = tube_frames(PINHOLE, path_of_cameras(4))
     path = tmp_path / "poses.txt"
