@@ -76,7 +76,7 @@ def evidence_of(pair: str, preset: str) -> tuple[Array, list[str], Array, Array]
 
 
 # Evidence may not speak the wrong way: no scatter, step or contradiction makes a depth surer.
-SIGNS = {"edge": 1, "support": 1, "residual": 1, "prior": 1, "against": 1, "agree": -1}
+SIGNS = {"edge": 1, "wide": 1, "support": 1, "residual": 1, "prior": 1, "against": 1, "agree": -1}
 
 
 def fit(X: Array, names: list[str], error: Array) -> Array:

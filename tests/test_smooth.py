@@ -84,13 +84,14 @@ def test_more_evidence_makes_a_depth_surer_and_missing_evidence_never_does() -> 
     shape = (1, 2, 2)
     good = Evidence(
         np.full(shape, 0.9), np.full(shape, 6.0), np.zeros(shape), np.full(shape, 1e-3),
-        np.full(shape, 3e-4), np.full(shape, 0.004), np.full(shape, 0.002),
+        np.full(shape, 3e-4), np.full(shape, 0.004), np.full(shape, 0.004), np.full(shape, 0.002),
     )  # fmt: skip
     config = CertaintyConfig()
     sure = relative_sigma(good, config)
     assert (sure > 2e-4).all() and (sure < 0.02).all()
     for name, worse in {
-        "agree": 0.0, "against": 5.0, "residual": 0.03, "support": 0.02, "edge": 0.5, "prior": 0.2,
+        "agree": 0.0, "against": 5.0, "residual": 0.03, "support": 0.02, "edge": 0.5, "wide": 0.5,
+        "prior": 0.2,
     }.items():  # fmt: skip
         poor = dataclasses.replace(good, **{name: np.full(shape, worse)})
         assert (relative_sigma(poor, config) > 1.1 * sure).all(), name

@@ -188,17 +188,18 @@ class CertaintyConfig:
     Made by benchmarks/calibrate.py on phantoms of both families; the features: refine/certainty.py.
     """
 
-    constant: float = 6.277
-    edge: float = 0.322
-    support: float = 0.861
-    residual: float = 0.301
-    prior: float = 0.141
-    agree: float = -0.435
-    against: float = 0.374
-    score: float = 0.577
+    constant: float = 4.268
+    edge: float = 0.115
+    wide: float = 0.237
+    support: float = 0.689
+    residual: float = 0.293
+    prior: float = 0.09
+    agree: float = -0.433
+    against: float = 0.29
+    score: float = 0.543
     knee: float = -2.4
     """Where the sum is above this ..."""
-    bend: float = 0.2
+    bend: float = 0.0
     """... it rises by this much more."""
 
 
@@ -254,6 +255,14 @@ class RefineConfig:
     """Averaging counts as at most this many independent maps."""
     edge_step: float = 0.04
     """Relative step of depth within a window that makes an edge: its depths are less sure."""
+    edge_near: float = 0.01
+    """Pixels so near an occlusion edge (share of the width) are asked which side they are on ..."""
+    edge_jump: float = 0.1
+    """... where the depth steps by this share of itself, or more ..."""
+    edge_window: float = 0.022
+    """... by the colours of a window of this half width (share of the width) ..."""
+    edge_likeness: float = 0.05
+    """... and this standard deviation of the display values (0..1) of one surface."""
     unconfirmed: float = 0.12
     """Smallest relative sigma of a depth that no real frame confirms."""
     certainty: CertaintyConfig = dataclasses.field(default_factory=CertaintyConfig)
@@ -276,7 +285,7 @@ class LoopConfig:
     """Fall of the NCC in held-out real frames that is divergence."""
     min_agreement: float = 0.05
     """A round is refused when the matcher agrees with the field on fewer of its pixels."""
-    max_relative_sigma: float = 0.2
+    max_relative_sigma: float = 0.15
     """A final depth less sure than this share of itself is no measurement: it is left unknown."""
 
 

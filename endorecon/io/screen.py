@@ -107,10 +107,11 @@ def screen(frames: Sequence[Small], config: VideoConfig) -> Verdict:
     records = _keyframes(records, grey, inside, size[0] / w, config)
     overlay = find_overlay(grey[[r.kept for r in records]], inside)
     warnings = []
-    if overlay.any():
+    share = overlay.sum() / inside.sum()
+    if share >= 5e-4:  # less is masked without a word
         warnings.append(
-            f"Static text or a logo covers {100 * overlay.sum() / inside.sum():.1f} % of the "
-            "picture; it is masked, but exported frames may show it."
+            f"Static text or a logo covers {100 * share:.1f} % of the picture; it is masked, but "
+            "exported frames may show it."
         )
     beside = cv2.dilate(inside.astype(np.uint8), np.ones((25, 25))) == 0
     if beside.any() and (np.median(grey[:, beside], axis=0) > 100).mean() > 0.001:

@@ -31,6 +31,7 @@ class Evidence:
     residual: Array  # scatter of the depths round the smooth surface, relative
     support: Array  # relative sigma of the smooth surface, were the depths independent
     edge: Array  # relative step of depth within the matching window
+    wide: Array  # the same within four times its width
     prior: Array  # relative distance from what the field and the virtual pair said
 
 
@@ -42,6 +43,7 @@ def features(e: Evidence) -> dict[str, Array]:
 
     return {
         "edge": log(e.edge, 3e-3, 1.0),
+        "wide": log(e.wide, 3e-3, 1.0),
         "support": log(e.support, 1e-5, 0.1),
         "residual": log(e.residual, 3e-4, 0.1),
         "prior": log(e.prior, 1e-3, 1.0),

@@ -25,6 +25,7 @@ class Photos:
     grey: Array  # (n, h, w) float32
     weight: Array  # (n, h, w) float32, 0 = masked
     world_from_camera: Array  # (n, 4, 4)
+    colour: Array | None = None  # (n, h, w, 3) uint8, for the edges of depth
 
 
 def prepare(views: Views, width: int) -> Photos:
@@ -38,15 +39,17 @@ def prepare(views: Views, width: int) -> Photos:
     camera = full.scaled(size.width / full.width, size.height / full.height)
     n, h, w = len(views), camera.height, camera.width
     seen, weight = np.zeros((n, h, w), np.float32), np.zeros((n, h, w), np.float32)
+    colour = np.zeros((n, h, w, 3), np.uint8)
     for i in range(n):
         g: Array = grey(views.images[i]) / 255
         m = views.masks[i].astype(np.float32)
         if factor < 1:
             g = cv2.resize(g, (w, h), interpolation=cv2.INTER_AREA)
             m = (cv2.resize(m, (w, h), interpolation=cv2.INTER_AREA) > 0.99).astype(np.float32)
+        colour[i] = cv2.resize(views.images[i], (w, h), interpolation=cv2.INTER_AREA)
         weight[i] = m
         seen[i] = high_pass(cv2.GaussianBlur(g, (0, 0), 0.6))
-    return Photos(camera, seen, weight, views.world_from_camera)
+    return Photos(camera, seen, weight, views.world_from_camera, colour)
 
 
 def grey(image: Array) -> Array:

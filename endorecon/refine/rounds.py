@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from endorecon.config import RefineConfig
 from endorecon.refine.certainty import Evidence, relative_sigma
+from endorecon.refine.edges import snap
 from endorecon.refine.photos import Photos
 from endorecon.refine.prior import condition
 from endorecon.refine.smooth import Smoothed, smooth
@@ -123,9 +124,8 @@ def _one_level(
     content: Array = np.any(photos.weight > 0, axis=0)
     swept = _swept(photos, neighbours, prior, band, content, config)
     checked = _checked(photos, neighbours, swept, config)
-    return _smooth_maps(
-        _judged(swept, checked, prior, config, seen), swept, checked, content, config
-    )
+    judged = _judged(swept, checked, prior, config, seen)
+    return _smooth_maps(photos, judged, swept, checked, content, config)
 
 
 @dataclass(frozen=True)
@@ -222,16 +222,26 @@ def _judged(
 
 
 def _smooth_maps(
-    maps: Maps, swept: _Swept, checked: _Checked, content: Array, config: RefineConfig
+    photos: Photos,
+    maps: Maps,
+    swept: _Swept,
+    checked: _Checked,
+    content: Array,
+    config: RefineConfig,
 ) -> tuple[Maps, Evidence]:
-    """The maps as smooth surfaces, less sure where a window holds two; and the evidence."""
+    """The maps as smooth surfaces, edges where the picture has them; and the evidence."""
 
     def finish(i: int) -> tuple[Array, ...]:
         found = _smoothed(maps, i, content, config)
-        step = _depth_step(found.z, config.radius)
-        return found.z, found.residual, np.sqrt(found.variance), step
+        z, reach = found.z, max(1, round(config.edge_near * found.z.shape[1]))
+        if photos.colour is not None:
+            near = _depth_step(z, reach) > config.edge_jump
+            radius = round(config.edge_window * z.shape[1])
+            z = snap(z, photos.colour[i], near, radius, config.edge_likeness)
+        step, wide = _depth_step(z, config.radius), _depth_step(z, 2 * reach)
+        return z, found.residual, np.sqrt(found.variance), step, wide
 
-    z, residual, support, step = (
+    z, residual, support, step, wide = (
         np.stack(a).astype(np.float32) for a in zip(*in_parallel(finish, len(maps.z)), strict=True)
     )
     known = np.isfinite(checked.z)
@@ -239,7 +249,7 @@ def _smooth_maps(
         np.where(known, a, 0).astype(np.float32) for a in (checked.agree, checked.against)
     )
     nothing = np.zeros_like(swept.score)
-    evidence = Evidence(swept.score, agree, against, residual, support, step, nothing)
+    evidence = Evidence(swept.score, agree, against, residual, support, step, wide, nothing)
     edge = step > config.edge_step
     # A window that holds two surfaces may answer with the wrong one: half the step is possible.
     sigma = np.where(edge, np.hypot(maps.sigma, 0.25 * np.minimum(step, 1) * z), maps.sigma)
