@@ -4,8 +4,9 @@
 
 No CT and no true depth exist for these videos: the reference is another SfM, at an arbitrary scale.
 After a similarity (rotations averaged robustly, then centres): rotation errors, and relative depth
-errors at the reference's sparse points in the frames that saw them. Points that the reference
-triangulated badly count like all others.
+errors at the reference's sparse points in the frames that saw them, where the reference's own lens
+shows them in the picture. Points that the reference triangulated badly count like all others; the
+same by their angle of triangulation tells how much of the difference is theirs.
 
 With --psnr, a field is trained anew on the depths of the kept round without every eighth view, and
 those are rendered: PSNR inside the masks, after one exposure gain a colour (light changes between
@@ -16,10 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 import numpy as np
+from scoring import lens_of
 
 from endorecon.cli import config_of
 from endorecon.field import open_field
@@ -28,6 +33,7 @@ from endorecon.field.fit import fit_field
 from endorecon.field.rendering import render
 from endorecon.geometry import align_cameras, rotation_angle_deg, scale_of, transform_pose
 from endorecon.io import viewstore
+from endorecon.io.calibration import undistort_pixels
 from endorecon.io.rundir import RunDir
 from endorecon.loop import Bench
 from endorecon.refine.rounds import Maps
@@ -48,12 +54,46 @@ def hinge(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, float]:
     return at, worst
 
 
-def compare(
-    run: RunDir, wanted: np.ndarray, seen: dict[int, list[np.ndarray]], part: np.ndarray
-) -> None:
+@dataclass(frozen=True)
+class Reference:
+    """Another structure from motion of the same video."""
+
+    K: np.ndarray  # of the pictures as they are in the video
+    poses: np.ndarray  # (frames, 4, 4) world_from_camera
+    seen: dict[int, np.ndarray]  # frame -> (n, 4): points it saw, with their angle in degrees
+
+    def pixels(self, frame: int) -> np.ndarray:
+        """Where the points lie in the picture, (n, 2), and their depth; (n, 3)."""
+        pose = self.poses[frame]
+        local = (self.seen[frame][:, :3] - pose[:3, 3]) @ pose[:3, :3]
+        uv = local[:, :2] / local[:, 2:] * [self.K[0, 0], self.K[1, 1]] + self.K[:2, 2]
+        return np.column_stack([uv, local[:, 2]])
+
+
+def read_reference(data: Path) -> Reference:
+    """cameras.json and, where the data set has them, sfm_points.json."""
+    told = json.loads((data / "cameras.json").read_text())
+    poses = np.array([f["camera_to_world"] for f in told["frames"]])
+    K = np.array([[told["fx"], 0, told["cx"]], [0, told["fy"], told["cy"]], [0, 0, 1.0]])
+    file = data / "sfm_points.json"  # the short video has none
+    points = json.loads(file.read_text()) if file.is_file() else []
+    index_of = {int(Path(f["file"]).stem): k for k, f in enumerate(told["frames"])}
+    seen: dict[int, list[np.ndarray]] = {}
+    for p in points["points"] if isinstance(points, dict) else points:
+        frames = [index_of[int(f)] for f in p["frames"]]
+        rays = np.array(p["xyz"]) - poses[frames, :3, 3]
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        angle = np.degrees(np.arccos(np.clip((rays @ rays.T).min(), -1, 1)))
+        for f in frames:
+            seen.setdefault(f, []).append(np.array([*p["xyz"], angle]))
+    return Reference(K, poses, {k: np.array(v) for k, v in seen.items()})
+
+
+def compare(run: RunDir, reference: Reference, part: np.ndarray) -> None:
     """Rotation and depth of the views `part`, after a similarity of their own."""
-    cameras = run.cameras()
-    ours, theirs, frames = cameras.world_from_camera[part], wanted[part], cameras.frame_index[part]
+    cameras, info, camera = run.cameras(), run.info(), viewstore.load(run.path).camera
+    ours, frames = cameras.world_from_camera[part], cameras.frame_index[part]
+    theirs = reference.poses[frames]
     T = align_cameras(ours, theirs)
     moved = transform_pose(T, ours)
     turn = rotation_angle_deg(np.swapaxes(moved[:, :3, :3], 1, 2) @ theirs[:, :3, :3])
@@ -61,18 +101,19 @@ def compare(
     print(
         f"  rotation error: median {np.median(turn):.2f}, P95 {np.quantile(turn, 0.95):.2f} degrees"
     )
-    # Each reference point in the frames that saw it: its depth there against ours, at its pixel.
-    ratios, sigmas, total = [], [], 0
+    # Each reference point in the frames that saw it: its depth there against ours, at its pixel in
+    # the picture. With our lens in place of theirs it would be another pixel.
+    working = np.linalg.inv(np.array(info["source_from_working"]))
+    ratios, sigmas, angles, total = [], [], [], 0
     have = set(run.depth_indices())
-    for pose, index in zip(theirs, frames, strict=True):
-        xyz = np.array(seen.get(int(index), [])).reshape(-1, 3)
-        if not len(xyz) or int(index) not in have:
+    for index in map(int, frames):
+        if index not in reference.seen or index not in have:
             continue
-        d = run.depth(int(index))
-        local = (xyz - pose[:3, 3]) @ pose[:3, :3]
-        z = local[:, 2]
-        uv = local[:, :2] / z[:, None] * [d.K[0, 0], d.K[1, 1]] + d.K[:2, 2]
+        d = run.depth(index)
+        *uv, z = reference.pixels(index).T
         h, w = d.z.shape
+        uv = np.stack(uv, 1) @ working[:2, :2].T + working[:2, 2]
+        uv = undistort_pixels(lens_of(info), camera, uv) * [w / camera.width, h / camera.height]
         ok = (z > 0) & (uv >= 0).all(1) & (uv[:, 0] < w) & (uv[:, 1] < h)
         x, y = uv[ok].astype(int).T
         found = d.z[y, x] * scale_of(T)
@@ -80,6 +121,7 @@ def compare(
         known = np.isfinite(found)
         ratios.append(found[known] / z[ok][known] - 1)
         sigmas.append((d.sigma[y, x] / d.z[y, x])[known])
+        angles.append(reference.seen[index][ok, 3][known])
     if not total:
         print("  no reference points: depths are not compared")
         return
@@ -93,6 +135,12 @@ def compare(
     print(
         f"  with the scale of the depths: {100 * np.median(free):.2f} %, the surer half {100 * np.median(free[sure]):.2f} %"
     )
+    angle = np.concatenate(angles)
+    for low, high in ((0, 2), (2, 4), (4, 8), (8, 180)):
+        those = (angle >= low) & (angle < high)
+        if those.any():
+            share, miss = 100 * those.mean(), 100 * np.median(free[those])
+            print(f"    points of {low}-{high} degrees ({share:.0f} %): {miss:.2f} %")
 
 
 def part_of(views: Views, kept: np.ndarray) -> Views:
@@ -147,30 +195,21 @@ def main() -> None:
         print(
             f"PSNR of {len(db)} held-out views: mean {db.mean():.1f}, {db.min():.1f} to {db.max():.1f} dB"
         )
-    reference = json.loads((a.data / "cameras.json").read_text())
-    poses = np.array([f["camera_to_world"] for f in reference["frames"]])
-    file = a.data / "sfm_points.json"  # the short video has none
-    points = json.loads(file.read_text()) if file.is_file() else []
-    cameras, info = run.cameras(), run.info()
-    wanted = poses[cameras.frame_index]
-    seen: dict[int, list[np.ndarray]] = {}
-    index_of = {int(Path(f["file"]).stem): k for k, f in enumerate(reference["frames"])}
-    for p in points["points"] if isinstance(points, dict) else points:
-        for f in p["frames"]:
-            seen.setdefault(index_of[int(f)], []).append(np.array(p["xyz"]))
+    reference, cameras, info = read_reference(a.data), run.cameras(), run.info()
+    wanted = reference.poses[cameras.frame_index]
     print(
         f"{info['status']}; frames read {info['frames_read']}, kept {info['frames_kept']}, posed {info['frames_posed']}"
     )
     every = np.arange(len(wanted))
-    compare(run, wanted, seen, every)
+    compare(run, reference, every)
     at, angle = hinge(cameras.world_from_camera, wanted)
     print(
         f"the trajectories disagree most at frame {cameras.frame_index[at]}: {angle:.1f} degrees within three views"
     )
     if angle > 3.0:
         print("each side of it by itself:")
-        compare(run, wanted, seen, every[:at])
-        compare(run, wanted, seen, every[at + 1 :])
+        compare(run, reference, every[:at])
+        compare(run, reference, every[at + 1 :])
 
 
 if __name__ == "__main__":

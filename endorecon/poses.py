@@ -171,9 +171,10 @@ def given_views(
     given_px, own_px = result.get("misses") or (0.0, 0.0)
     if given_px > max(config.given_miss * camera.width, config.given_miss_times * own_px):
         notes.append(
-            f"The given poses and lens miss the matches of the video by {given_px:.1f} px, and "
-            f"free ones by {own_px:.1f}: check the calibration (frames that are undistorted "
-            "already need a pinhole), the hand-eye calibration and the order of the frames."
+            f"The given poses and lens miss the matches of the video by {given_px:.2f} px, and "
+            f"free ones by {own_px:.2f}: depths may be off by more than their intervals say. Check "
+            "the calibration (frames that are undistorted already need a pinhole), the hand-eye "
+            "calibration and the order of the frames."
         )
     unit = unit or trajectory.unit
     source = "given poses" if unit == "mm" else None

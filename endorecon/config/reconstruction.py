@@ -54,7 +54,7 @@ class PosesConfig:
     """Refuse when matches of no two frames move more than this beyond a turn of the camera."""
     least_link: float = 0.65
     """Warn when the poses explain the matches across one place of the path this much worse."""
-    given_miss: float = 0.0015
+    given_miss: float = 0.0008
     """Warn when given poses miss the matches by more than this share of the width ..."""
     given_miss_times: float = 1.4
     """... and by this many times what the pairs of frames for themselves miss them by."""
