@@ -124,7 +124,8 @@ def misses(
         own.append(_sampson(p, q, matches.essential[a, b]))
     if sum(len(x) for x in given) < _FEWEST:
         return None
-    return tuple(float(focal * np.nanmedian(np.concatenate(x))) for x in (given, own))  # type: ignore[return-value]
+    a, b = (focal * float(np.nanmedian(np.concatenate(x))) for x in (given, own))
+    return a, b
 
 
 def _rays(matches: Matches, camera: Any) -> dict[int, np.ndarray]:
