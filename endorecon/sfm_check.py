@@ -124,8 +124,8 @@ def misses(
         own.append(_sampson(p, q, matches.essential[a, b]))
     if sum(len(x) for x in given) < _FEWEST:
         return None
-    a, b = (focal * float(np.nanmedian(np.concatenate(x))) for x in (given, own))
-    return a, b
+    by_given, alone = (focal * float(np.nanmedian(np.concatenate(x))) for x in (given, own))
+    return by_given, alone
 
 
 def _rays(matches: Matches, camera: Any) -> dict[int, np.ndarray]:
