@@ -197,9 +197,9 @@ class CertaintyConfig:
     agree: float = -0.433
     against: float = 0.29
     score: float = 0.543
-    knee: float = -2.4
+    knee: float = -2.8
     """Where the sum is above this ..."""
-    bend: float = 0.0
+    bend: float = 0.5
     """... it rises by this much more."""
 
 
@@ -285,7 +285,7 @@ class LoopConfig:
     """Fall of the NCC in held-out real frames that is divergence."""
     min_agreement: float = 0.05
     """A round is refused when the matcher agrees with the field on fewer of its pixels."""
-    max_relative_sigma: float = 0.15
+    max_relative_sigma: float = 0.25
     """A final depth less sure than this share of itself is no measurement: it is left unknown."""
 
 
