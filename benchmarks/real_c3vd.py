@@ -14,20 +14,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cv2
 import numpy as np
 from scipy.optimize import least_squares
-from scoring import lens_of
 
 from endorecon.cli import config_of
-from endorecon.geometry import pixel_grid
-from endorecon.io import viewstore
+from endorecon.evaluate.inputs import source_camera
+from endorecon.geometry import epipolar_distance, essential, pixel_grid, rays
 from endorecon.io.atomic import write_text
 from endorecon.io.calibration import distort_pixels
 from endorecon.io.rundir import RunDir, iterate_depths
@@ -54,17 +50,15 @@ def pinhole_from_poses(data: Path, given: dict[str, Any]) -> tuple[float, float,
         q = found[b][0][[m.trainIdx for m in sure]]
         _, ok = cv2.findFundamentalMat(p, q, cv2.FM_RANSAC, 1.0, 0.999)
         if ok is not None and ok.sum() > 30:
-            pairs.append((np.linalg.inv(poses[b]) @ poses[a], p[ok[:, 0] > 0], q[ok[:, 0] > 0]))
+            kept = ok[:, 0] > 0
+            pairs.append((essential(poses[a], poses[b]), p[kept], q[kept]))
 
     def miss(lens: np.ndarray) -> np.ndarray:
-        out = []
-        for T, p, q in pairs:
-            x, y = (np.column_stack([(u - lens[1:]) / lens[0], np.ones(len(u))]) for u in (p, q))
-            E = np.cross(T[:3, 3], T[:3, :3], axisb=0, axisc=0)
-            line, back = x @ E.T, y @ E
-            steep = np.sqrt((line[:, :2] ** 2).sum(1) + (back[:, :2] ** 2).sum(1))
-            out.append(lens[0] * (y * line).sum(1) / steep)
-        return np.concatenate(out)
+        f, cx, cy = lens
+        K = np.array([[f, 0, cx], [0, f, cy], [0, 0, 1.0]])
+        return f * np.concatenate(
+            [epipolar_distance(E, rays(p, K), rays(q, K)) for E, p, q in pairs]
+        )
 
     start = np.array([given["fx"], given["cx"], given["cy"]])
     lens = least_squares(miss, start, loss="soft_l1", f_scale=0.5, x_scale=10.0).x
@@ -120,14 +114,13 @@ def main() -> None:
         pass
     for warning in run.info()["warnings"]:
         print("warning:", warning)
-    views, to_source = viewstore.load(run.path), np.array(run.info()["source_from_working"])
+    source = source_camera(run.info())
     errors, ranks, offsets, scales, shown = [], [], [], [], 0
     for d in iterate_depths(run):
         h, w = d.z.shape
         steps = cv2.imread(str(args.data / given["frames"][d.frame_index]["depth"]))[..., 0]
-        camera = views.camera.scaled(w / views.camera.width)
-        uv = distort_pixels(lens_of(run.info()), camera, pixel_grid(w, h))
-        uv = (uv @ to_source[:2, :2].T + to_source[:2, 2] - 0.5).astype(np.float32)
+        uv = distort_pixels(source, d.camera, pixel_grid(w, h))
+        uv = (uv - 0.5).astype(np.float32)  # cv2 has its first pixel centre at (0, 0)
         seen = cv2.remap(steps.astype(np.float32), uv[..., 0], uv[..., 1], cv2.INTER_NEAREST)
         usable = (seen > 2) & (seen < 250)  # the ends are clipped
         known = usable & np.isfinite(d.z)

@@ -17,21 +17,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import numpy as np
-from scoring import lens_of
 
 from endorecon.cli import config_of
+from endorecon.evaluate.inputs import source_camera
 from endorecon.field import open_field
 from endorecon.field.batches import make_training_set
 from endorecon.field.fit import fit_field
 from endorecon.field.rendering import render
-from endorecon.geometry import align_cameras, rotation_angle_deg, scale_of, transform_pose
+from endorecon.geometry import (
+    align_cameras,
+    project,
+    rotation_angle_deg,
+    scale_of,
+    transform_pose,
+)
 from endorecon.io import viewstore
 from endorecon.io.calibration import undistort_pixels
 from endorecon.io.rundir import RunDir
@@ -62,13 +65,6 @@ class Reference:
     poses: np.ndarray  # (frames, 4, 4) world_from_camera
     seen: dict[int, np.ndarray]  # frame -> (n, 4): points it saw, with their angle in degrees
 
-    def pixels(self, frame: int) -> np.ndarray:
-        """Where the points lie in the picture, (n, 2), and their depth; (n, 3)."""
-        pose = self.poses[frame]
-        local = (self.seen[frame][:, :3] - pose[:3, 3]) @ pose[:3, :3]
-        uv = local[:, :2] / local[:, 2:] * [self.K[0, 0], self.K[1, 1]] + self.K[:2, 2]
-        return np.column_stack([uv, local[:, 2]])
-
 
 def read_reference(data: Path) -> Reference:
     """cameras.json and, where the data set has them, sfm_points.json."""
@@ -91,7 +87,7 @@ def read_reference(data: Path) -> Reference:
 
 def compare(run: RunDir, reference: Reference, part: np.ndarray) -> None:
     """Rotation and depth of the views `part`, after a similarity of their own."""
-    cameras, info, camera = run.cameras(), run.info(), viewstore.load(run.path).camera
+    cameras, lens = run.cameras(), source_camera(run.info())
     ours, frames = cameras.world_from_camera[part], cameras.frame_index[part]
     theirs = reference.poses[frames]
     T = align_cameras(ours, theirs)
@@ -103,17 +99,15 @@ def compare(run: RunDir, reference: Reference, part: np.ndarray) -> None:
     )
     # Each reference point in the frames that saw it: its depth there against ours, at its pixel in
     # the picture. With our lens in place of theirs it would be another pixel.
-    working = np.linalg.inv(np.array(info["source_from_working"]))
     ratios, sigmas, angles, total = [], [], [], 0
     have = set(run.depth_indices())
     for index in map(int, frames):
         if index not in reference.seen or index not in have:
             continue
         d = run.depth(index)
-        *uv, z = reference.pixels(index).T
+        uv, z = project(reference.seen[index][:, :3], reference.poses[index], reference.K)
         h, w = d.z.shape
-        uv = np.stack(uv, 1) @ working[:2, :2].T + working[:2, 2]
-        uv = undistort_pixels(lens_of(info), camera, uv) * [w / camera.width, h / camera.height]
+        uv = undistort_pixels(lens, d.camera, uv)
         ok = (z > 0) & (uv >= 0).all(1) & (uv[:, 0] < w) & (uv[:, 1] < h)
         x, y = uv[ok].astype(int).T
         found = d.z[y, x] * scale_of(T)

@@ -104,8 +104,7 @@ def score(run: RunDir, truth: Path | Truth, depths: list[DepthMap] | None = None
         if grid is None:
             v, u = np.indices(z.shape) * STEP + 0.5
             w = np.stack([u, v, np.ones_like(u)], -1) @ working_from_source.T
-            pinhole = Camera(d.z.shape[1], d.z.shape[0], d.K[0, 0], d.K[1, 1], d.K[0, 2], d.K[1, 2])
-            grid = undistort_pixels(lens, pinhole, w[..., :2])
+            grid = undistort_pixels(lens, d.camera, w[..., :2])
         found, s, t = (sample(m, grid) for m in (d.z, d.sigma, d.trust))
         ok = valid & np.isfinite(found)
         mine.append(found[ok])

@@ -60,6 +60,20 @@ def unproject(z: Array, world_from_camera: Array, K: Array) -> Array:
     return apply(world_from_camera, rays(pixel_grid(w, h), K) * z[..., None])
 
 
+def essential(world_from_a: Array, world_from_b: Array) -> Array:
+    """The (3, 3) matrix E with q^T E p = 0 for rays p seen by camera a and q by b."""
+    b_from_a = invert(world_from_b) @ world_from_a
+    return np.cross(b_from_a[:3, 3], b_from_a[:3, :3], axisb=0, axisc=0)
+
+
+def epipolar_distance(E: Array, p: Array, q: Array) -> Array:
+    """Signed distance (n,) of rays p, q (n, 3), z = 1, from their epipolar lines; first order
+    (Sampson), in focal lengths."""
+    line, back = p @ E.T, q @ E
+    steep = (line[:, :2] ** 2).sum(1) + (back[:, :2] ** 2).sum(1)
+    return (q * line).sum(1) / np.sqrt(np.maximum(steep, 1e-20))
+
+
 def quaternion_from_rotation(R: Array) -> Array:
     """Unit quaternion (w, x, y, z), w >= 0, of a rotation (3, 3)."""
     from scipy.spatial.transform import Rotation

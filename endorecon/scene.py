@@ -214,6 +214,12 @@ class DepthMap:
         _require(self.z.shape == self.sigma.shape == self.trust.shape, "z, sigma, trust: one shape")
         _require(bool((self.z[np.isfinite(self.z)] > 0).all()), "depths must be positive")
 
+    @property
+    def camera(self) -> Camera:
+        """The pinhole whose pixels these are."""
+        h, w = self.z.shape
+        return Camera(w, h, self.K[0, 0], self.K[1, 1], self.K[0, 2], self.K[1, 2])
+
 
 @dataclass(frozen=True)
 class Surface:

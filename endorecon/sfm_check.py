@@ -99,8 +99,8 @@ def fit_of_matches(
         if names[0] not in poses or names[1] not in poses:
             out[a, b] = np.zeros(len(rows))
             continue
-        essential = _essential(poses[names[0]], poses[names[1]])
-        miss = focal * _sampson(rays[a][rows[:, 0]], rays[b][rows[:, 1]], essential)
+        E = geometry.essential(poses[names[0]], poses[names[1]])
+        miss = focal * geometry.epipolar_distance(E, rays[a][rows[:, 0]], rays[b][rows[:, 1]])
         out[a, b] = np.nan_to_num(np.maximum(1.0 - (miss / _EPIPOLAR_PX) ** 2, 0.0))
     return out
 
@@ -120,8 +120,9 @@ def misses(
         if (a, b) not in matches.essential or not all(n in poses for n in names):
             continue
         p, q = rays[a][rows[:, 0]], rays[b][rows[:, 1]]
-        given.append(_sampson(p, q, _essential(poses[names[0]], poses[names[1]])))
-        own.append(_sampson(p, q, matches.essential[a, b]))
+        E = geometry.essential(poses[names[0]], poses[names[1]])
+        given.append(np.abs(geometry.epipolar_distance(E, p, q)))
+        own.append(np.abs(geometry.epipolar_distance(matches.essential[a, b], p, q)))
     if sum(len(x) for x in given) < _FEWEST:
         return None
     by_given, alone = (focal * float(np.nanmedian(np.concatenate(x))) for x in (given, own))
@@ -135,19 +136,6 @@ def _rays(matches: Matches, camera: Any) -> dict[int, np.ndarray]:
         xy = np.asarray(camera.cam_from_img(uv)) if len(uv) else np.zeros((0, 2))
         rays[k] = np.concatenate([xy, np.ones((len(xy), 1))], 1)
     return rays
-
-
-def _essential(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """q^T E p = 0 for p seen by a, q by b; poses world_from_camera (4, 4)."""
-    b_from_a = geometry.invert(b) @ a
-    return np.cross(b_from_a[:3, 3], b_from_a[:3, :3], axisb=0, axisc=0)
-
-
-def _sampson(p: np.ndarray, q: np.ndarray, essential: np.ndarray) -> np.ndarray:
-    """Distance (n,) from the epipolar lines, first order, in focal lengths."""
-    line, back = p @ essential.T, q @ essential
-    steep = (line[:, :2] ** 2).sum(1) + (back[:, :2] ** 2).sum(1)
-    return np.abs((q * line).sum(1)) / np.sqrt(np.maximum(steep, 1e-20))
 
 
 def weakest_link(

@@ -51,21 +51,23 @@ def test_a_tube_is_learnt_from_pixels_and_sparse_points(world: World) -> None:
 
 @pytest.mark.slow
 def test_dense_depths_improve_it_and_lies_of_little_trust_do_not_spoil_it(world: World) -> None:
-    field = open_field(SMALL, world.views, 0, "cpu")
+    # Without the ceiling, which by itself makes the start as good as the depths can make it here.
+    plain = dataclasses.replace(SMALL, ceiling=0.0)
+    field = open_field(plain, world.views, 0, "cpu")
     if field.library is None:
         pytest.skip("too slow without the kernel")
-    list(fit_field(field, world.views, None, SMALL, 120))
+    list(fit_field(field, world.views, None, plain, 120))
     start, state = error(field, world), field.state()
     z = world.z.astype(np.float32)
     lies = np.random.default_rng(1).random(z.shape) < 0.2
     z = np.where(lies, 0.5 * z, z)
     weight = np.where(lies, 0.02, 1.0).astype(np.float32)
     targets = DenseTargets(z, weight, 0.01 * z)
-    list(fit_field(field, world.views, targets, SMALL, 120))
+    list(fit_field(field, world.views, targets, plain, 120))
     with_depths = error(field, world)
     field.load(state)
-    list(fit_field(field, world.views, None, SMALL, 120))
-    assert with_depths < 0.85 * start and with_depths < 0.9 * error(field, world)
+    list(fit_field(field, world.views, None, plain, 120))
+    assert with_depths < 0.7 * start and with_depths < 0.8 * error(field, world)
 
 
 def test_a_resumed_fit_gives_the_same_bits(world: World) -> None:

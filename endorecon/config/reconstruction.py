@@ -186,6 +186,7 @@ class CertaintyConfig:
     """Log of the relative error that 95 % of the depths stay below, as a sum over the evidence.
 
     Made by benchmarks/calibrate.py on phantoms of both families; the features: refine/certainty.py.
+    Knee and bend are by hand: over all pixels none is needed, but the last tenths want one.
     """
 
     constant: float = 4.268

@@ -21,6 +21,7 @@ from endorecon.errors import EnvironmentFault, InputRefused, NotEnoughInformatio
 from endorecon.field import native, tcnn, twin
 from endorecon.field.hashgrid import level_scales, make_levels
 from endorecon.field.twin import Parameters, Rates, RayBatch
+from endorecon.geometry import rays
 from endorecon.scene import Views
 
 Array = NDArray[np.float64]
@@ -318,8 +319,7 @@ def brightest(config: FieldConfig, views: Views, depth: float) -> tuple[float, f
     if seen.sum() < 100:
         return None
     shown = views.images[view, row, column][seen] / 255.0
-    xy = (points.uv[inside][seen] - K[:2, 2]) / (K[0, 0], K[1, 1])
-    t2 = (z[seen] / depth) ** 2 * (1.0 + (xy**2).sum(1))
+    t2 = (z[seen] / depth) ** 2 * (rays(points.uv[inside][seen], K) ** 2).sum(1)
     radiance = shown ** (1.0 / config.response) * t2[:, None]
     r, g, b = config.ceiling * np.maximum(np.quantile(radiance, 0.95, axis=0), 1e-4)
     return float(r), float(g), float(b)

@@ -31,7 +31,7 @@ class Evidence:
     residual: Array  # scatter of the depths round the smooth surface, relative
     support: Array  # relative sigma of the smooth surface, were the depths independent
     edge: Array  # relative step of depth within the matching window
-    wide: Array  # the same within four times its width
+    wide: Array  # the same within twice the reach of an edge (RefineConfig.edge_near)
     prior: Array  # relative distance from what the field and the virtual pair said
 
 

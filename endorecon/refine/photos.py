@@ -25,7 +25,7 @@ class Photos:
     grey: Array  # (n, h, w) float32
     weight: Array  # (n, h, w) float32, 0 = masked
     world_from_camera: Array  # (n, 4, 4)
-    colour: Array | None = None  # (n, h, w, 3) uint8, for the edges of depth
+    colour: Array | None = None  # (n, h, w, 3) uint8, for the edges of depth; None: they stay
 
 
 def prepare(views: Views, width: int) -> Photos:
