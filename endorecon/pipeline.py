@@ -223,6 +223,7 @@ def _save_views(run: RunDir, frames: Frames, result: Any) -> None:
             "median_angle_deg": result.median_angle_deg,
             "mean_error_px": result.mean_error_px,
             "refined_intrinsics": result.refined_intrinsics,
+            "focal_play": result.focal_play,
             "other_models": list(result.other_models),
         },
     )  # fmt: skip

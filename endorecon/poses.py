@@ -58,6 +58,7 @@ class PosesResult:
     camera: Camera  # the lens at working size, with its distortion, as given or refined
     refined_intrinsics: bool
     other_models: tuple[int, ...] = ()  # sizes of models that could not be joined
+    focal_play: float = 0.0  # half width of the 95 % interval of ln(focal length), if refined
 
 
 def estimate_views(
@@ -92,6 +93,7 @@ def estimate_views(
         )
     model = colmap.read_colmap(work / "model")
     warnings = []
+    play = float(result.get("focal_play", 0.0))
     if not calibrated:
         c = next(iter(model.cameras.values()))
         warnings.append(
@@ -99,6 +101,13 @@ def estimate_views(
             f"({c.fx:.0f} pixels at {c.width}x{c.height}); an error of it bends the shape. "
             "Calibrate the endoscope for measurements."
         )
+        if play > config.focal_play:
+            low, high = c.fx * np.exp(-play), c.fx * np.exp(play)
+            warnings.append(
+                f"The video hardly tells the focal length: {low:.0f} to {high:.0f} pixels explain "
+                "it nearly as well, and depths are stretched along the view with it. Give a "
+                "calibration by --camera, or film with more movement to the sides."
+            )
     frame, link = result.get("weakest_link") or ("", 1.0)
     if link < config.least_link:
         warnings.append(
@@ -114,7 +123,8 @@ def estimate_views(
         warnings.append(
             f"{len(others)} smaller models ({', '.join(map(str, others))} frames) are not used."
         )
-    return _views(frames, model, warnings, angle, not calibrated, others, None)
+    found = _views(frames, model, warnings, angle, not calibrated, others, None)
+    return replace(found, focal_play=play)
 
 
 def given_views(

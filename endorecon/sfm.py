@@ -3,7 +3,7 @@
 pycolmap may not share a process with cv2 (their zlibs clash), so `poses.py` writes pictures and
 masks, starts this module, and reads the model with its own reader. One JSON object a line on
 stdout tells the progress; `result.json` beside the model, written last, tells the outcome.
-This module is the order of the stages: sfm_match, sfm_map, sfm_check, sfm_lens, sfm_refine. Nothing
+This module is the order of the stages: sfm_match, sfm_map, sfm_check, sfm_lens, sfm_refine, sfm_focal. Nothing
 of endorecon but numpy-only modules is imported in any of them.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from endorecon import sfm_check, sfm_lens, sfm_refine
+from endorecon import sfm_check, sfm_focal, sfm_lens, sfm_refine
 from endorecon.sfm_map import (
     adjust,
     map_frames,
@@ -116,7 +116,13 @@ def _mapped(
         sfm_lens.without_distortion(camera)
         adjust(model, job)
     result["weakest_link"] = sfm_check.weakest_link(matches, *lens_and_poses(model))
-    return _finer(model, job, result) if job["sharpen"] else model
+    if job["sharpen"]:
+        model = _finer(model, job, result)
+    if not job["calibrated"]:
+        say("focal length")
+        usual = float(job["camera"]["params"][0])  # that of a common endoscope
+        result["focal_play"] = sfm_focal.believe(model, usual, job["solver_threads"])
+    return model
 
 
 def _finer(model: Any, job: dict[str, Any], result: dict[str, Any]) -> Any:

@@ -54,6 +54,8 @@ class PosesConfig:
     """Refuse when matches of no two frames move more than this beyond a turn of the camera."""
     least_link: float = 0.65
     """Warn when the poses explain the matches across one place of the path this much worse."""
+    focal_play: float = 0.15
+    """Warn when the focal length may be off by this share (95 % interval of an unknown lens)."""
     given_miss: float = 0.0008
     """Warn when given poses miss the matches by more than this share of the width ..."""
     given_miss_times: float = 1.4

@@ -189,7 +189,8 @@ def _ct_scale(
         if found is None:
             cache[key] = Scale(similarity.scale, registered.log_scale_sigma, False)
         else:
-            cache[key] = Scale(found[0], found[1], True)
+            sigma = float(np.hypot(found[1], registered.lens_sigma))
+            cache[key] = Scale(found[0], sigma, True)
     return cache[key]
 
 

@@ -75,6 +75,7 @@ class Registered:
     points: Points
     result: IcpResult  # of the primary fit
     warnings: tuple[str, ...]
+    lens_sigma: float = 0.0  # of a lens that nobody calibrated, relative; in log_scale_sigma, too
 
 
 def observed_part(surface: Surface) -> tuple[Array, Array]:

@@ -104,6 +104,12 @@ def evaluate_run(
     target = Target(side.surface.vertices, side.surface.faces)
     held = hold_out if isinstance(hold_out, tuple) else ()
     registered = register(points, target, side.paired, own, held, config)
+    lens = scales.lens_sigma(info)
+    if lens > 0:  # no length is surer than the lens
+        sigma = float(np.hypot(registered.log_scale_sigma, lens))
+        registered = replace(registered, log_scale_sigma=sigma, lens_sigma=lens)
+        if own is not None:
+            own = replace(own, log_sigma=float(np.hypot(own.log_sigma, lens)))
     placed = place(surface, registered.primary.ct_from_recon)
     rows: list[Measurement] = []
     if recon is not None and side.landmarks is not None and side.paired is not None:

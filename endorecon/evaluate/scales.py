@@ -43,6 +43,15 @@ def own_scale(info: dict[str, Any], surface: Surface) -> tuple[OwnScale | None, 
     return OwnScale(1.0, 0.0, str(source)), (note,)
 
 
+def lens_sigma(info: dict[str, Any]) -> float:
+    """Relative sigma of lengths from a focal length that no calibration gave; 0 with one.
+
+    A wrong focal length stretches depth against width: no scale takes that back.
+    """
+    play = (info.get("poses") or {}).get("focal_play")
+    return float(play) / 1.96 if isinstance(play, int | float) and play > 0 else 0.0
+
+
 def scale_from_poses(cameras: Cameras, path: Path) -> OwnScale:
     """Millimetres from the camera's path in mm (COLMAP folder, JSON or TUM file).
 
