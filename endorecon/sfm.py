@@ -3,8 +3,8 @@
 pycolmap may not share a process with cv2 (their zlibs clash), so `poses.py` writes pictures and
 masks, starts this module, and reads the model with its own reader. One JSON object a line on
 stdout tells the progress; `result.json` beside the model, written last, tells the outcome.
-This module is the order of the stages: sfm_match, sfm_map, sfm_check, sfm_lens, sfm_refine, sfm_focal. Nothing
-of endorecon but numpy-only modules is imported in any of them.
+This module is the order of the stages: sfm_match, sfm_map, sfm_check, sfm_lens, sfm_refine,
+sfm_focal. Nothing of endorecon but numpy-only modules is imported in any of them.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 With little parallax a wrong focal length hides in depths, poses and radial coefficients: on a nasal
 video of 35 frames 432 px fitted best, 616 were true, and the misses of the two differ by 2 %. The
-formal covariance knows nothing of that, for features err together. So the RMS miss is asked at focal
-lengths on each side, a growth by _GROWTH counts as two standard deviations, and the answer is
-weighed against what endoscopes are like. Where the video tells (phantoms: to 2 %), nothing changes.
+formal covariance knows nothing of that, for features err together. So the RMS miss is asked at
+focal lengths on each side, a growth by _GROWTH counts as two standard deviations, and the answer is
+weighed against what endoscopes are like. Where the video tells (phantoms), nothing changes.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ FOCAL = 300.0
 
 
 def model(travel: float, turn: float, noise_px: float) -> Any:
-    """12 cameras that move by `travel` to each side of a scene 0.6 to 3 away and `turn` after it."""
+    """12 cameras that move by `travel` to each side of a scene 0.6 to 3 away and turn to it."""
     import pycolmap as pc
 
     rng = np.random.default_rng(0)
