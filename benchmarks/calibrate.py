@@ -1,21 +1,28 @@
-"""Coefficients of CertaintyConfig from runs on phantoms: quantile regression on the evidence.
+"""How sure depths are, from runs on phantoms: quantile regression on the evidence.
 
     python benchmarks/calibrate.py RUN:PHANTOM ... [--test RUN:PHANTOM ...] [--config cpu]
+        [--evidence FOLDER] [--write]
 
 Runs on phantoms, as benchmarks/accuracy.py and `endorecon validate` leave them. The refinement of
 rounds 1 and 2 is done again from the maps of the round before, and the truth tells the errors.
-Prints the lines for config/reconstruction.py, and coverage and errors by rank on every world.
+Prints the lines for CertaintyConfig, and coverage and errors by rank on every world: for the worlds
+fitted on by a net that has not seen them (each left out in turn), for the others by the net that
+--write stores in refine/certainty.json. --evidence keeps what the refinements gave: they take
+minutes each. When the lines of CertaintyConfig change, the net is to be fitted again on the new.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
+import torch
 from scipy.optimize import minimize
 from scoring import lens_of, similarity
 
@@ -28,16 +35,18 @@ from endorecon.io.calibration import distort_pixels
 from endorecon.io.rundir import RunDir
 from endorecon.loop import Bench
 from endorecon.phantom.truth import load_truth
-from endorecon.refine.certainty import bent, features
+from endorecon.refine import certainty
+from endorecon.refine.certainty import AGREED, FIRST, Net, features
 
 SAMPLES = 150_000
 QUANTILE = 0.95
+UNITS, STEPS, BATCH, RATE = 16, 4000, 8192, 2e-2  # of the net
 
 Array = np.ndarray
 
 
-def evidence_of(pair: str, preset: str) -> tuple[Array, list[str], Array, Array]:
-    """Features (m, k) with names, relative error (m,) and depth in mm (m,) of random pixels."""
+def evidence_of(pair: str, preset: str) -> tuple[Array, Array, Array]:
+    """Features (m, k) by AGREED, relative error (m,) and depth in mm (m,) of random pixels."""
     folder, phantom = pair.split(":")
     run, truth = RunDir(Path(folder)), load_truth(Path(phantom))
     views, config = viewstore.load(run.path), config_of(preset)
@@ -69,10 +78,10 @@ def evidence_of(pair: str, preset: str) -> tuple[Array, list[str], Array, Array]
         known = np.flatnonzero(np.isfinite(e))
         pick = rng.choice(known, min(SAMPLES, len(known)), replace=False)
         f = features(evidence)
-        X.append(np.stack([a.ravel()[pick] for a in f.values()], 1).astype(float))
+        X.append(np.stack([f[name].ravel()[pick] for name in AGREED], 1).astype(np.float32))
         error.append(e.ravel()[pick])
         where.append(depth.ravel()[pick])
-    return np.concatenate(X), list(f), np.concatenate(error), np.concatenate(where)
+    return np.concatenate(X), np.concatenate(error), np.concatenate(where)
 
 
 # Evidence may not speak the wrong way: no scatter, step or contradiction makes a depth surer.
@@ -102,16 +111,43 @@ def fit(X: Array, names: list[str], error: Array) -> Array:
     return np.r_[b[0] - slopes @ mean, slopes]
 
 
-def fit_bend(total: Array, error: Array) -> tuple[float, float]:
-    """Knee and bend (certainty.bent) with the least quantile loss of log error."""
-    y = np.log(np.maximum(error, 1e-5))
+def fit_net(X: Array, error: Array, seed: int = 0) -> Net:
+    """The net with the least quantile loss of log error; X: (m, k) in the order of AGREED."""
+    torch.manual_seed(seed)
+    mean, scale = X.mean(0), np.maximum(X.std(0), 1e-6)
+    x = torch.tensor((X - mean) / scale, dtype=torch.float32)
+    y = torch.tensor(np.log(np.maximum(error, 1e-5)), dtype=torch.float32)
+    hidden, out = torch.nn.Linear(x.shape[1], UNITS), torch.nn.Linear(UNITS, 1)
+    out.bias.data.fill_(float(np.quantile(y.numpy(), QUANTILE)))
+    weights = [*hidden.parameters(), *out.parameters()]
+    optimizer = torch.optim.AdamW(weights, RATE, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS)
+    for _ in range(STEPS):
+        pick = torch.randint(len(x), (BATCH,))
+        miss = y[pick] - out(torch.tanh(hidden(x[pick])))[:, 0]
+        loss = torch.maximum(QUANTILE * miss, (QUANTILE - 1) * miss).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    parts = (hidden.weight.T, hidden.bias, out.weight[0])
+    arrays = (p.detach().numpy().copy() for p in parts)
+    return Net(mean.astype(np.float32), scale.astype(np.float32), *arrays, float(out.bias.detach()))
 
-    def loss(knee: float, bend: float) -> float:
-        r = y - bent(total, knee, bend)
-        return float(np.mean(np.maximum(QUANTILE * r, (QUANTILE - 1) * r)))
 
-    knees, bends = np.arange(-4.0, -1.4, 0.1), np.arange(0.0, 4.0, 0.1)
-    return min(((k, b) for k in knees for b in bends), key=lambda p: loss(*p))
+def write_net(fitted: Net, worlds: list[str]) -> None:
+    """refine/certainty.json."""
+    told = {
+        "what": "log of the limit that 95 of 100 relative errors of depth stay below",
+        "made by": f"benchmarks/calibrate.py on {', '.join(worlds)}",
+        "features": AGREED,
+    }
+    for part in ("mean", "scale", "hidden", "hidden_bias", "out"):
+        told[part] = np.round(getattr(fitted, part).astype(float), 5).tolist()
+    told["out_bias"] = round(fitted.out_bias, 5)
+    file = Path(certainty.__file__).with_name("certainty.json")
+    lines = ",\n".join(f" {json.dumps(k)}: {json.dumps(v)}" for k, v in told.items())
+    file.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
 
 
 def tenths(limit: Array, error: Array) -> str:
@@ -120,11 +156,9 @@ def tenths(limit: Array, error: Array) -> str:
     return " ".join(f"{np.quantile(error[k] / limit[k], QUANTILE):.2f}" for k in parts)
 
 
-def judge(
-    name: str, X: Array, error: Array, depth: Array, b: Array, bend: tuple[float, float]
-) -> None:
-    limit = np.exp(bent(b[0] + X @ b[1:], *bend))
-    rank = np.argsort(limit)
+def judge(name: str, X: Array, error: Array, depth: Array, fitted: Net) -> None:
+    limit = np.exp(fitted.limit(X))
+    rank = np.argsort(limit * depth)
     miss = (error * depth)[rank]
     parts = [
         f"{p} %: {m.mean():.3f} / {np.quantile(m, 0.95):.3f}"
@@ -137,22 +171,43 @@ def judge(
     print(f"    95 % quantile of error / limit by tenths: {tenths(limit, error)}")
 
 
+def kept_evidence(world: str, preset: str, folder: Path | None) -> tuple[Array, Array, Array]:
+    """`evidence_of`, from `folder` where it lies there."""
+    name = hashlib.sha256(f"{world} {preset}".encode()).hexdigest()[:16]
+    file = None if folder is None else folder / f"{name}.npz"
+    if file is not None and file.is_file():
+        with np.load(file) as kept:
+            return kept["X"], kept["error"], kept["depth"]
+    X, error, depth = evidence_of(world, preset)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, X=X, error=error, depth=depth, world=world)
+    return X, error, depth
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("worlds", nargs="+", metavar="RUN:PHANTOM")
     parser.add_argument("--test", nargs="*", default=[], metavar="RUN:PHANTOM")
     parser.add_argument("--config", default="cpu")
+    parser.add_argument("--evidence", type=Path)
+    parser.add_argument("--write", action="store_true")
     a = parser.parse_args()
-    found = {w: evidence_of(w, a.config) for w in [*a.worlds, *a.test]}
-    names = found[a.worlds[0]][1]
-    evidence, _, errors, _ = zip(*(found[w] for w in a.worlds), strict=True)
-    X, error = np.concatenate(evidence), np.concatenate(errors)
-    b = fit(X, names, error)
-    bend = fit_bend(b[0] + X @ b[1:], error)
-    for name, value in zip(["constant", *names, "knee", "bend"], [*b, *bend], strict=True):
+    found = {w: kept_evidence(w, a.config, a.evidence) for w in [*a.worlds, *a.test]}
+    X, error = (np.concatenate([found[w][k] for w in a.worlds]) for k in (0, 1))
+    b = fit(X[:, : len(FIRST)], list(FIRST), error)
+    for name, value in zip(["constant", *FIRST], b, strict=True):
         print(f"    {name}: float = {value:.3f}")
-    for world, (features_of, _, miss, depth) in found.items():
-        judge(f"{world}{' (test)' if world in a.test else ''}", features_of, miss, depth, b, bend)
+    whole = fit_net(X, error)
+    for world, (own, miss, depth) in found.items():
+        fitted, note = whole, " (test)"
+        if world in a.worlds and len(a.worlds) > 1:
+            rest = [found[w] for w in a.worlds if w != world]
+            fitted = fit_net(*(np.concatenate([r[k] for r in rest]) for k in (0, 1)))
+            note = " (left out)"
+        judge(world + note, own, miss, depth, fitted)
+    if a.write:
+        write_net(whole, [w.split(":")[0] for w in a.worlds])
 
 
 if __name__ == "__main__":

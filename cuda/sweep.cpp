@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "consensus.h"
 #include "correlate.h"
 #include "smooth.h"
 #include "sweep.h"
@@ -133,47 +134,9 @@ int endorecon_fuse(int h, int w, const float* z, const float* sigma, int views, 
             Warp q, b;
             std::memcpy(q.m, warps + 12 * v, sizeof q.m);
             std::memcpy(b.m, back + 12 * v, sizeof b.m);
-            const float* Z = zs + P * v;
-            float guess = z[i], sv = 0.0f;
-            bool seen = true;
-            float first_gap = 0.0f;
-            for (int it = 0; it < 3 && seen; it++) {
-                float u, t, c;
-                endorecon::project(q, px, py, 1.0f / guess, u, t, c);
-                u -= 0.5f;
-                t -= 0.5f;
-                const float zv = c * guess;
-                if (!(zv > 0.0f && u >= 0.0f && t >= 0.0f && u < w - 1.001f && t < h - 1.001f)) {
-                    seen = false;
-                    break;
-                }
-                const int iu = (int)u, iv = (int)t;
-                const size_t k = (size_t)iv * w + iu;
-                const float a = Z[k], bq = Z[k + 1], cq = Z[k + w], dq = Z[k + w + 1];
-                const float lo = std::min(std::min(a, bq), std::min(cq, dq));
-                const float hi = std::max(std::max(a, bq), std::max(cq, dq));
-                if (!(lo > 0.0f) || !(hi < 1.05f * lo) || !std::isfinite(a + bq + cq + dq)) {
-                    seen = false;  // unknown there, or an edge between two surfaces
-                    break;
-                }
-                const float fu = u - iu, fv = t - iv;
-                // inverse depth is linear over a plane
-                const float ia = 1.0f / a + fu * (1.0f / bq - 1.0f / a);
-                const float ib = 1.0f / cq + fu * (1.0f / dq - 1.0f / cq);
-                const float measured = 1.0f / (ia + fv * (ib - ia));
-                if (it == 0) first_gap = measured / zv - 1.0f;
-                float bu, bv, bc;
-                endorecon::project(b, u + 0.5f, t + 0.5f, 1.0f / measured, bu, bv, bc);
-                const float zr = bc * measured;
-                // damped step along the ray; the surfaces are close to parallel there
-                if (!(zr > 0.3f * z[i] && zr < 3.0f * z[i])) {
-                    seen = false;
-                    break;
-                }
-                guess = zr;
-                sv = sigmas[P * v + k] * zr / measured;
-            }
-            if (!seen) continue;
+            endorecon::Meeting m;
+            if (!endorecon::meet(h, w, px, py, z[i], q, b, zs + P * v, sigmas + P * v, 3, m)) continue;
+            const float guess = m.z, sv = m.sigma;
             const float gap = std::fabs(guess - z[i]);
             const float joint = std::sqrt(s0 * s0 + sv * sv);
             if (gap <= std::max(tolerance * z[i], 3.0f * joint) && gap <= 4.0f * tolerance * z[i]) {
@@ -181,7 +144,7 @@ int endorecon_fuse(int h, int w, const float* z, const float* sigma, int views, 
                 estimate[count] = guess;
                 weight[count++] = wv;
                 agree[i] += 1.0f;
-            } else if (first_gap > -4.0f * tolerance) {
+            } else if (m.first > -4.0f * tolerance) {
                 against[i] += 1.0f;  // the view sees past the point: it contradicts it
             }                        // nearer: the point is hidden there, which is no contradiction
         }
@@ -196,6 +159,28 @@ int endorecon_fuse(int h, int w, const float* z, const float* sigma, int views, 
         z_out[i] = mean;
         spread[i] = std::sqrt(M2 / W);
         sigma_out[i] = std::sqrt(1.0f / W);
+    }
+    return 0;
+}
+
+// What all maps say of each pixel of one, see consensus.h. Out (h, w): z, spread, least, count.
+int endorecon_consensus(int h, int w, const float* z, const float* sigma, int views,
+                        const float* zs, const float* sigmas, const float* warps, const float* back,
+                        float settled, float* z_out, float* spread, float* least, float* count) {
+    if (views > endorecon::MOST_MAPS) return 1;
+    std::vector<Warp> there(views), here(views);
+    for (int v = 0; v < views; v++) {
+        std::memcpy(there[v].m, warps + 12 * v, sizeof there[v].m);
+        std::memcpy(here[v].m, back + 12 * v, sizeof here[v].m);
+    }
+    const endorecon::Maps maps{h, w, views, zs, sigmas, there.data(), here.data()};
+    const size_t P = (size_t)h * w;
+    for (size_t i = 0; i < P; i++) {
+        const auto said = endorecon::consensus(maps, (int)i, z[i], sigma[i], settled);
+        z_out[i] = said.z;
+        spread[i] = said.spread;
+        least[i] = said.least;
+        count[i] = said.count;
     }
     return 0;
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "buffer.cuh"
+#include "consensus.h"
 #include "sweep.h"
 
 using endorecon::Buffer;
@@ -183,6 +184,13 @@ __global__ void decide(int pixels, int steps, const float* iz0, const float* ban
     support[i] = good[i];
 }
 
+__global__ void consensus(endorecon::Maps maps, const float* z, const float* sigma, float settled,
+                          endorecon::Consensus* out) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= maps.h * maps.w) return;
+    out[i] = endorecon::consensus(maps, i, z[i], sigma[i], settled);
+}
+
 }  // namespace
 
 // See sweep.cpp. Host pointers; the copies are small beside the work.
@@ -243,5 +251,31 @@ extern "C" int endorecon_sweep(int h, int w, const float* ref, const float* ref_
     cudaMemcpy(curvature, d_curv.p, F, cudaMemcpyDeviceToHost);
     cudaMemcpy(support, d_support.p, F, cudaMemcpyDeviceToHost);
     cudaMemcpy(edge, d_edge.p, P, cudaMemcpyDeviceToHost);
+    return cudaGetLastError() == cudaSuccess ? 0 : 2;
+}
+
+// See sweep.cpp. A thread is a pixel; its candidates lie in local memory.
+extern "C" int endorecon_consensus(int h, int w, const float* z, const float* sigma, int views,
+                                   const float* zs, const float* sigmas, const float* warps,
+                                   const float* back, float settled, float* z_out, float* spread,
+                                   float* least, float* count) {
+    if (views > endorecon::MOST_MAPS) return 1;
+    const size_t P = (size_t)h * w, F = P * sizeof(float), W = sizeof(Warp) * (size_t)views;
+    Buffer d_z(z, F), d_sigma(sigma, F), d_zs(zs, F * views), d_sigmas(sigmas, F * views),
+        d_there(warps, W), d_back(back, W), d_out(P * sizeof(endorecon::Consensus));
+    for (Buffer* b : {&d_z, &d_sigma, &d_zs, &d_sigmas, &d_there, &d_back, &d_out})
+        if (b->failed) return 2;
+    const endorecon::Maps maps{h, w, views, d_zs.as<float>(), d_sigmas.as<float>(),
+                               d_there.as<Warp>(), d_back.as<Warp>()};
+    consensus<<<(int)((P + 127) / 128), 128>>>(maps, d_z.as<float>(), d_sigma.as<float>(), settled,
+                                               d_out.as<endorecon::Consensus>());
+    std::vector<endorecon::Consensus> said(P);
+    cudaMemcpy(said.data(), d_out.p, P * sizeof said[0], cudaMemcpyDeviceToHost);
+    for (size_t i = 0; i < P; i++) {
+        z_out[i] = said[i].z;
+        spread[i] = said[i].spread;
+        least[i] = said[i].least;
+        count[i] = said[i].count;
+    }
     return cudaGetLastError() == cudaSuccess ? 0 : 2;
 }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from endorecon import kernels
 from endorecon.config import CertaintyConfig
 from endorecon.refine import smooth as module
-from endorecon.refine.certainty import Evidence, features, relative_sigma
+from endorecon.refine.certainty import Evidence, features, first_sigma, relative_sigma
 from endorecon.refine.smooth import smooth
 
 
@@ -80,24 +78,49 @@ def test_powers_are_those_of_the_header() -> None:
     assert len(module._POWERS) == 15
 
 
-def test_more_evidence_makes_a_depth_surer_and_missing_evidence_never_does() -> None:
-    shape = (1, 2, 2)
-    good = Evidence(
-        np.full(shape, 0.9), np.full(shape, 6.0), np.zeros(shape), np.full(shape, 1e-3),
-        np.full(shape, 3e-4), np.full(shape, 0.004), np.full(shape, 0.004), np.full(shape, 0.002),
-    )  # fmt: skip
+def made_of(**what: float) -> Evidence:
+    """Evidence of four pixels that is good but for what is given."""
+    good = {
+        "score": 0.9, "agree": 6.0, "against": 0.0, "residual": 1e-3, "support": 3e-4,
+        "edge": 0.004, "wide": 0.004, "prior": 0.002, "spread": 4e-4, "least": 2e-3, "count": 16.0,
+    }  # fmt: skip
+    return Evidence(**{k: np.full((1, 2, 2), v) for k, v in (good | what).items()})
+
+
+POOR = {
+    "agree": 0.0, "against": 5.0, "residual": 0.03, "support": 0.02, "edge": 0.5, "wide": 0.5,
+    "prior": 0.2,
+}  # fmt: skip
+
+
+def test_more_evidence_makes_a_first_opinion_surer_and_missing_evidence_never_does() -> None:
     config = CertaintyConfig()
-    sure = relative_sigma(good, config)
+    sure = first_sigma(made_of(), config)
     assert (sure > 2e-4).all() and (sure < 0.02).all()
-    for name, worse in {
-        "agree": 0.0, "against": 5.0, "residual": 0.03, "support": 0.02, "edge": 0.5, "wide": 0.5,
-        "prior": 0.2,
-    }.items():  # fmt: skip
-        poor = dataclasses.replace(good, **{name: np.full(shape, worse)})
-        assert (relative_sigma(poor, config) > 1.1 * sure).all(), name
-    lost = dataclasses.replace(
-        good, support=np.full(shape, np.inf), residual=np.full(shape, np.inf),
-        edge=np.full(shape, np.nan), prior=np.full(shape, np.nan),
-    )  # fmt: skip
+    for name, worse in POOR.items():
+        assert (first_sigma(made_of(**{name: worse}), config) > 1.1 * sure).all(), name
+    lost = made_of(support=np.inf, residual=np.inf, edge=np.nan, prior=np.nan)
     assert all(np.isfinite(f).all() for f in features(lost).values())
-    assert (relative_sigma(lost, config) > 10 * sure).all()
+    assert (first_sigma(lost, config) > 10 * sure).all()
+
+
+TYPICAL = {
+    "residual": 3e-3, "support": 1e-3, "edge": 0.008, "wide": 0.06, "prior": 0.01, "spread": 1e-3,
+    "least": 5e-3,
+}  # fmt: skip
+
+
+def test_the_last_word_is_sure_of_good_depths_and_unsure_of_poor_ones() -> None:
+    sure = relative_sigma(made_of(**TYPICAL))
+    assert (sure > 2e-3).all() and (sure < 0.015).all()
+    alone = {"spread": 0.0, "least": 0.2, "count": 0.0}
+    assert (relative_sigma(made_of(**POOR, **alone)) > 10 * sure).all()
+    torn = made_of(**(TYPICAL | {"spread": 0.05, "least": 0.01, "against": 4.0, "residual": 0.02}))
+    assert (relative_sigma(torn) > 3 * sure).all()
+    for name, poor in {
+        "spread": 0.05, "least": 0.05, "residual": 0.05, "support": 0.05, "edge": 0.3, "prior": 0.2,
+        "against": 5.0, "agree": 0.0, "count": 0.0,
+    }.items():  # fmt: skip
+        assert (relative_sigma(made_of(**(TYPICAL | {name: poor}))) > 1.2 * sure).all(), name
+    lost = made_of(support=np.inf, residual=np.inf, edge=np.nan, prior=np.nan, spread=np.nan)
+    assert np.isfinite(relative_sigma(lost)).all() and (relative_sigma(lost) <= 1.0).all()

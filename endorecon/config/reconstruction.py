@@ -187,7 +187,8 @@ class StereoConfig:
 class CertaintyConfig:
     """Log of the relative error that 95 % of the depths stay below, as a sum over the evidence.
 
-    Made by benchmarks/calibrate.py on phantoms of both families; the features: refine/certainty.py.
+    The first opinion, by which the maps are weighed when they are compared; the last word has the
+    net of refine/certainty.json. Made by benchmarks/calibrate.py on phantoms of both families.
     Knee and bend are by hand: over all pixels none is needed, but the last tenths want one.
     """
 
@@ -256,6 +257,8 @@ class RefineConfig:
     """Relative depth difference within which two maps agree."""
     independent: float = 4.0
     """Averaging counts as at most this many independent maps."""
+    sources: int = 32
+    """Other depth maps that are asked for each pixel before a level's maps are final."""
     edge_step: float = 0.04
     """Relative step of depth within a window that makes an edge: its depths are less sure."""
     edge_near: float = 0.01

@@ -7,14 +7,15 @@ of other frames that agree with it, and by none that see through it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from endorecon.config import RefineConfig
-from endorecon.refine.certainty import Evidence, relative_sigma
+from endorecon.refine.certainty import Evidence, first_sigma, relative_sigma
+from endorecon.refine.consensus import Consensus, choose_sources, consensus
 from endorecon.refine.edges import snap
 from endorecon.refine.photos import Photos
 from endorecon.refine.prior import condition
@@ -88,15 +89,35 @@ def refine_depths(
     nothing, the prior stays, with its own sigma and little trust.
     """
     assert len(levels) == len(bands) > 0
-    maps = prior
+    maps, sources = prior, choose_sources(neighbours, config.sources)
+    said = prior if untaught is None else untaught
     for k, (photos, band) in enumerate(zip(levels, bands, strict=True)):
         maps, evidence = _one_level(photos, neighbours, maps, band, config, seen=k > 0)
-    h, w = maps.z.shape[1:]
-    said = (prior if untaught is None else untaught).resized(w, h).z
+        h, w = maps.z.shape[1:]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            away = np.abs(np.log(maps.z / said.resized(w, h).z)).astype(np.float32)
+        evidence = replace(evidence, prior=away)
+        first = (maps.z * first_sigma(evidence, config.certainty)).astype(np.float32)
+        said_by_all = consensus(photos, sources, maps.z, first, config.machine)
+        evidence = _with_consensus(evidence, said_by_all)
+        maps = Maps(said_by_all.z, _sigma(said_by_all.z, evidence), maps.trust)
+    return maps, evidence
+
+
+def _with_consensus(evidence: Evidence, found: Consensus) -> Evidence:
     with np.errstate(invalid="ignore", divide="ignore"):
-        evidence = replace(evidence, prior=np.abs(np.log(maps.z / said)).astype(np.float32))
-    sigma = (maps.z * relative_sigma(evidence, config.certainty)).astype(np.float32)
-    return replace(maps, sigma=sigma), evidence
+        spread, least = found.spread / found.z, found.least / found.z
+    return replace(evidence, spread=spread, least=least, count=found.count)
+
+
+def _sigma(z: Array, evidence: Evidence) -> Array:
+    """Standard deviation of each depth (n, h, w), in the unit of z."""
+
+    def one(i: int) -> Array:
+        mine = Evidence(*(getattr(evidence, f.name)[i] for f in fields(evidence)))
+        return np.asarray(z[i] * relative_sigma(mine), np.float32)
+
+    return np.stack(in_parallel(one, len(z)))
 
 
 def _smoothed(maps: Maps, i: int, content: Array, config: RefineConfig) -> Smoothed:
@@ -249,7 +270,10 @@ def _smooth_maps(
         np.where(known, a, 0).astype(np.float32) for a in (checked.agree, checked.against)
     )
     nothing = np.zeros_like(swept.score)
-    evidence = Evidence(swept.score, agree, against, residual, support, step, wide, nothing)
+    evidence = Evidence(
+        swept.score, agree, against, residual, support, step, wide,
+        prior=nothing, spread=nothing, least=nothing, count=nothing,
+    )  # fmt: skip
     edge = step > config.edge_step
     # A window that holds two surfaces may answer with the wrong one: half the step is possible.
     sigma = np.where(edge, np.hypot(maps.sigma, 0.25 * np.minimum(step, 1) * z), maps.sigma)

@@ -164,39 +164,50 @@ def sweep(
     )
 
 
+def _meet(
+    zi: Array, known: Array, Z: Array, S: Array, there: Array, back: Array, steps: int
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Where the rays of a map meet the surface Z of another: z and sigma on the ray, whether at
+    all, and the relative gap before the first step and before the last."""
+    h, w = zi.shape
+    x, y = np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5)
+    guess, seen = zi.copy(), known.copy()
+    first, last, spread = (np.zeros((h, w)) for _ in range(3))
+    for step in range(steps):
+        u, v, c = _project(there, x, y, 1 / guess)
+        u, v, zv = u - 0.5, v - 0.5, c * guess
+        seen &= (zv > 0) & (u >= 0) & (v >= 0) & (u < w - 1.001) & (v < h - 1.001)
+        iu, iv, fu, fv = _corners(u, v, seen)
+        corner = [Z[iv + dy, iu + dx] for dy in (0, 1) for dx in (0, 1)]
+        lo, hi = np.minimum.reduce(corner), np.maximum.reduce(corner)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            seen &= (lo > 0) & (hi < 1.05 * lo)
+            i = [1 / a for a in corner]
+            ia, ib = i[0] + fu * (i[1] - i[0]), i[2] + fu * (i[3] - i[2])
+            measured = np.where(seen, 1 / (ia + fv * (ib - ia)), 1.0)
+            last = measured / np.where(seen, zv, 1.0) - 1
+            if step == 0:
+                first = last
+            _, _, bc = _project(back, u + 0.5, v + 0.5, 1 / measured)
+        zr = bc * measured
+        seen &= (zr > 0.3 * zi) & (zr < 3 * zi)
+        guess = np.where(seen, zr, guess)
+        spread = np.where(seen, S[iv, iu] * guess / measured, spread)
+    return guess, spread, seen, first, last
+
+
 def fuse(
     z: Array, sigma: Array, zs: Array, sigmas: Array, there: Array, back: Array, tolerance: float
 ) -> tuple[Array, Array, Array, Array, Array]:
     """z, spread, sigma, agree, against of one map among others; see `sweep.fuse`."""
     h, w = z.shape
-    x, y = np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5)
     known = np.isfinite(z) & (z > 0)
     zi = np.where(known, z, 1.0).astype(float)
     s0 = np.maximum(np.where(known, sigma, 1.0), 1e-6 * zi)
     W, agree, against = 1 / s0**2, np.zeros((h, w)), np.zeros((h, w))
     M, estimates = W * zi, []
     for Z, S, q, b in zip(zs, sigmas, there, back, strict=True):
-        guess, seen = zi.copy(), known.copy()
-        first, sv = np.zeros((h, w)), np.zeros((h, w))
-        for step in range(3):
-            u, v, c = _project(q, x, y, 1 / guess)
-            u, v, zv = u - 0.5, v - 0.5, c * guess
-            seen &= (zv > 0) & (u >= 0) & (v >= 0) & (u < w - 1.001) & (v < h - 1.001)
-            iu, iv, fu, fv = _corners(u, v, seen)
-            corner = [Z[iv + dy, iu + dx] for dy in (0, 1) for dx in (0, 1)]
-            lo, hi = np.minimum.reduce(corner), np.maximum.reduce(corner)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                seen &= (lo > 0) & (hi < 1.05 * lo)
-                i = [1 / a for a in corner]
-                ia, ib = i[0] + fu * (i[1] - i[0]), i[2] + fu * (i[3] - i[2])
-                measured = np.where(seen, 1 / (ia + fv * (ib - ia)), 1.0)
-                if step == 0:
-                    first = measured / np.where(seen, zv, 1.0) - 1
-                _, _, bc = _project(b, u + 0.5, v + 0.5, 1 / measured)
-            zr = bc * measured
-            seen &= (zr > 0.3 * zi) & (zr < 3 * zi)
-            guess = np.where(seen, zr, guess)
-            sv = np.where(seen, S[iv, iu] * guess / measured, sv)
+        guess, sv, seen, first, _ = _meet(zi, known, Z, S, q, b, 3)
         gap, joint = np.abs(guess - zi), np.sqrt(s0**2 + sv**2)
         near = gap <= np.maximum(tolerance * zi, 3 * joint)
         near &= seen & (gap <= 4 * tolerance * zi)
@@ -214,4 +225,34 @@ def fuse(
         np.where(known, np.sqrt(1 / W), sigma).astype(f32),
         np.where(known, agree, 0).astype(f32),
         np.where(known, against, 0).astype(f32),
+    )
+
+
+def consensus(
+    z: Array, sigma: Array, zs: Array, sigmas: Array, there: Array, back: Array, settled: float
+) -> tuple[Array, Array, Array, Array]:
+    """z, spread, least and count of one map among others; see `consensus.consensus`."""
+    with np.errstate(invalid="ignore"):
+        known = (z > 0) & (sigma > 0)
+    zi = np.where(known, z, 1.0).astype(float)
+    depths, weights = [zi], [1 / np.maximum(np.where(known, sigma, 1.0), 1e-6 * zi) ** 2]
+    for Z, S, q, b in zip(zs, sigmas, there, back, strict=True):
+        guess, spread, seen, _, last = _meet(zi, known, Z, S, q, b, 4)
+        with np.errstate(invalid="ignore"):
+            seen &= (np.abs(last) < settled) & (spread > 0)
+        depths.append(np.where(seen, guess, zi))
+        weights.append(np.where(seen, 1 / np.maximum(spread, 1e-6 * zi) ** 2, 0.0))
+    depth, weight = np.stack(depths), np.stack(weights)
+    order = np.argsort(depth, axis=0, kind="stable")
+    below = np.cumsum(np.take_along_axis(weight, order, 0), axis=0)
+    at = (below < 0.5 * below[-1]).sum(0)[None]
+    middle = np.take_along_axis(np.take_along_axis(depth, order, 0), at, 0)[0]
+    miss = np.minimum(np.abs(depth - middle), 0.3 * middle)
+    spread = (weight * miss).sum(0) / weight.sum(0)
+    f32 = np.float32
+    return (
+        np.where(known, middle, z).astype(f32),
+        np.where(known, spread, 0).astype(f32),
+        np.where(known, 1 / np.sqrt(weight.max(0)), sigma).astype(f32),
+        np.where(known, (weight[1:] > 0).sum(0), 0).astype(f32),
     )
