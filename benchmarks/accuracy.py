@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py STORE --seeds 0 1 --family sinus --config cpu [--rows full ...]
 
 STORE keeps phantoms and runs, so the same command again goes on. Each row starts from the same
-poses (those of row `full`, found from the video). Definitions of valid pixels and of the alignment:
+poses (those of row `full`, found from the video); only `given poses` takes the true ones. Definitions of valid pixels and of the alignment:
 scoring.py. "no loop" is the best checkpoint, by its own held-out score, of a field that is trained
 on without any stereo or real-frame depth; nothing here looks at the truth but the scoring.
 """
@@ -35,8 +35,11 @@ ROWS: dict[str, dict[str, dict[str, object]]] = {
     "no light model": {"field": {"near_light": False}},
     "no sparse depths": {"field": {"sparse_depth": 0.0}},
     "sgbm": {"stereo": {"matcher": "sgbm"}},
+    "one pass": {"loop": {"max_rounds": 1}},
     "two more rounds": {"loop": {"tolerance": 0.0, "max_rounds": 4}},
+    "given poses": {},
 }
+GIVEN_POSES = "given poses"  # the true ones, in mm
 NO_LOOP = "no loop"
 NO_LOOP_CHECKPOINTS = (300, 600, 900)
 SHARES = (1.0, 0.85, 0.75, 0.5)
@@ -62,7 +65,7 @@ def run_row(world: Path, name: str, config: Config, preset: str, seed: int) -> R
     run = RunDir(out)
     if run.exists and run.info().get("status") in ("converged", "stopped", "diverged"):
         return run
-    if not run.exists and name != "full":
+    if not run.exists and name not in ("full", GIVEN_POSES):
         first = world / "runs" / f"{preset}-full"
         out.mkdir(parents=True, exist_ok=True)
         for part in ("frames", "masks", "sparse", "transforms.json", "views.json", "frames.csv"):
@@ -72,8 +75,10 @@ def run_row(world: Path, name: str, config: Config, preset: str, seed: int) -> R
         info.update(config=as_dict(config), status="running", warnings=[])
         (out / "run.json").write_text(json.dumps(info))
     job = Job(
-        world / "video.mp4", out, config, world / "calibration.yaml", seed=seed, preset=preset
-    )
+        world / "video.mp4", out, config, world / "calibration.yaml",
+        poses=world / "truth" / "cameras.json" if name == GIVEN_POSES else None,
+        seed=seed, preset=preset,
+    )  # fmt: skip
     for _ in fit(job):
         pass
     return run

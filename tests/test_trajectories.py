@@ -12,7 +12,7 @@ import pytest
 
 from endorecon import geometry
 from endorecon.errors import InputRefused
-from endorecon.io import colmap, trajectories
+from endorecon.io import calibration, colmap, trajectories
 from endorecon.scene import Camera, SparsePoints, Views
 
 
@@ -53,6 +53,25 @@ def test_transforms_come_back_with_frame_index_and_time(tmp_path: Path) -> None:
     assert np.array_equal(back.frame_index, [0, 5, 10]) and np.allclose(back.time_s, views.time_s)
     assert back.camera == views.camera and back.unit == "unitless"
     assert json.loads((tmp_path / "t.json").read_text())["seed"] == 7
+
+
+def test_the_truth_of_a_phantom_can_be_given_as_poses_and_as_a_lens(tmp_path: Path) -> None:
+    views = make_views()
+    c, file = views.camera, tmp_path / "cameras.json"
+    truth = {
+        "K": c.K.tolist(), "fx": c.fx, "fy": c.fy, "cx": c.cx, "cy": c.cy, "width": c.width,
+        "height": c.height, "model": "PINHOLE", "distortion": [], "unit": "mm",
+        "convention": "world_from_camera, OpenCV axes, pixel centres at .5, z-depth",
+        "frames": [
+            {"frame_index": k, "time_s": 0.1 * k, "world_from_camera": pose.tolist()}
+            for k, pose in enumerate(views.world_from_camera)
+        ],
+    }  # fmt: skip
+    file.write_text(json.dumps(truth))
+    back = trajectories.read_poses(file)
+    assert np.allclose(back.world_from_camera, views.world_from_camera, atol=1e-9)
+    assert back.unit == "mm" and back.camera == views.camera
+    assert calibration.read_camera(file) == views.camera
 
 
 def test_transforms_have_opengl_axes_checked_with_a_known_camera(tmp_path: Path) -> None:

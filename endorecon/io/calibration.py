@@ -122,7 +122,8 @@ def camera_from_mapping(data: dict[str, Any]) -> Camera:
         fx, fy, cx, cy = k[0], k[4], k[2], k[5]
         if abs(k[1]) > 1e-6 * fx:
             raise ValueError(f"a camera matrix with skew {k[1]:g} is not supported")
-        half = 0.5
+        # OpenCV has its first pixel centre at 0; the truth of our phantoms says that it does not
+        half = 0.0 if "pixel centres at .5" in str(data.get("convention", "")) else 0.5
     elif "fx" in data or "fl_x" in data:
         fx = float(_first(data, "fx", "fl_x"))
         fy = float(_first(data, "fy", "fl_y") or fx)

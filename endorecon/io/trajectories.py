@@ -84,15 +84,18 @@ def write_transforms(
 
 
 def read_transforms(path: Path) -> Trajectory:
-    """Poses and camera of a transforms.json, or of a {frames: [{camera_to_world}]} file."""
+    """Poses and camera of a transforms.json, or of a {frames: [{camera_to_world}]} file.
+
+    The cameras.json of a phantom's truth names the same matrix world_from_camera.
+    """
     data = _json(path)
     frames = data.get("frames") if isinstance(data, dict) else None
     if not isinstance(frames, list) or not frames:
         raise InputRefused("this file of poses has no frames", "give a transforms.json", path)
-    ours = "camera_to_world" in frames[0]  # OpenCV axes, as our data folders have them
-    key, flip = (
-        ("camera_to_world", np.eye(4)) if ours else ("transform_matrix", _OPENGL_FROM_OPENCV)
-    )
+    key, flip = "transform_matrix", _OPENGL_FROM_OPENCV
+    for name in ("camera_to_world", "world_from_camera"):  # OpenCV axes, as our data has them
+        if name in frames[0]:
+            key, flip = name, np.eye(4)
     try:
         poses = np.array([_four(f[key]) for f in frames]) @ flip
     except (KeyError, ValueError, TypeError) as error:
