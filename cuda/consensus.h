@@ -14,9 +14,9 @@ struct Meeting {
     float first, last;  // relative gap between map and guess before the first step, after the last
 };
 
-// Fixed point from `start` on; false: out of sight, unknown there, or an edge between two surfaces.
+// Fixed point from `start` on, `steps` at most, done when the gap is below `enough` of the depth; false: out of sight, unknown there, or an edge between two surfaces.
 EN_HD bool meet(int h, int w, float px, float py, float start, const Warp& there, const Warp& back,
-                 const float* z, const float* sigma, int steps, Meeting& out) {
+                 const float* z, const float* sigma, int steps, float enough, Meeting& out) {
     float guess = start, spread = 0.0f;
     for (int it = 0; it < steps; it++) {
         float u, t, c;
@@ -45,6 +45,7 @@ EN_HD bool meet(int h, int w, float px, float py, float start, const Warp& there
         if (!(zr > 0.3f * start && zr < 3.0f * start)) return false;
         guess = zr;
         spread = sigma[k] * zr / measured;
+        if (fabsf(out.last) < enough) break;
     }
     out.z = guess;
     out.sigma = spread;
@@ -79,7 +80,7 @@ EN_HD Consensus consensus(const Maps& maps, int pixel, float z, float sigma, flo
     for (int v = 0; v < maps.views; v++) {
         Meeting m;
         if (!meet(maps.h, maps.w, px, py, z, maps.there[v], maps.back[v], maps.zs + P * v,
-                  maps.sigmas + P * v, 4, m) ||
+                  maps.sigmas + P * v, 4, 0.1f * settled, m) ||
             !(fabsf(m.last) < settled) || !(m.sigma > 0.0f))
             continue;
         const float s = fmaxf(m.sigma, floor), g = 1.0f / (s * s);

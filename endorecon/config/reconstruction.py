@@ -291,7 +291,7 @@ class LoopConfig:
     """Fall of the NCC in held-out real frames that is divergence."""
     min_agreement: float = 0.05
     """A round is refused when the matcher agrees with the field on fewer of its pixels."""
-    max_relative_sigma: float = 0.25
+    max_relative_sigma: float = 0.15
     """A final depth less sure than this share of itself is no measurement: it is left unknown."""
 
 

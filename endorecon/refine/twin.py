@@ -165,7 +165,14 @@ def sweep(
 
 
 def _meet(
-    zi: Array, known: Array, Z: Array, S: Array, there: Array, back: Array, steps: int
+    zi: Array,
+    known: Array,
+    Z: Array,
+    S: Array,
+    there: Array,
+    back: Array,
+    steps: int,
+    enough: float,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Where the rays of a map meet the surface Z of another: z and sigma on the ray, whether at
     all, and the relative gap before the first step and before the last."""
@@ -173,26 +180,31 @@ def _meet(
     x, y = np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5)
     guess, seen = zi.copy(), known.copy()
     first, last, spread = (np.zeros((h, w)) for _ in range(3))
+    going = known.copy()
     for step in range(steps):
         u, v, c = _project(there, x, y, 1 / guess)
         u, v, zv = u - 0.5, v - 0.5, c * guess
-        seen &= (zv > 0) & (u >= 0) & (v >= 0) & (u < w - 1.001) & (v < h - 1.001)
-        iu, iv, fu, fv = _corners(u, v, seen)
+        inside = (zv > 0) & (u >= 0) & (v >= 0) & (u < w - 1.001) & (v < h - 1.001)
+        seen &= inside | ~going
+        iu, iv, fu, fv = _corners(u, v, seen & inside)
         corner = [Z[iv + dy, iu + dx] for dy in (0, 1) for dx in (0, 1)]
         lo, hi = np.minimum.reduce(corner), np.maximum.reduce(corner)
         with np.errstate(invalid="ignore", divide="ignore"):
-            seen &= (lo > 0) & (hi < 1.05 * lo)
+            seen &= ((lo > 0) & (hi < 1.05 * lo)) | ~going
+            going &= seen
             i = [1 / a for a in corner]
             ia, ib = i[0] + fu * (i[1] - i[0]), i[2] + fu * (i[3] - i[2])
-            measured = np.where(seen, 1 / (ia + fv * (ib - ia)), 1.0)
-            last = measured / np.where(seen, zv, 1.0) - 1
+            measured = np.where(going, 1 / (ia + fv * (ib - ia)), 1.0)
+            last = np.where(going, measured / np.where(going, zv, 1.0) - 1, last)
             if step == 0:
                 first = last
             _, _, bc = _project(back, u + 0.5, v + 0.5, 1 / measured)
         zr = bc * measured
-        seen &= (zr > 0.3 * zi) & (zr < 3 * zi)
-        guess = np.where(seen, zr, guess)
-        spread = np.where(seen, S[iv, iu] * guess / measured, spread)
+        seen &= ((zr > 0.3 * zi) & (zr < 3 * zi)) | ~going
+        going &= seen
+        guess = np.where(going, zr, guess)
+        spread = np.where(going, S[iv, iu] * guess / measured, spread)
+        going &= np.abs(last) >= enough
     return guess, spread, seen, first, last
 
 
@@ -207,7 +219,7 @@ def fuse(
     W, agree, against = 1 / s0**2, np.zeros((h, w)), np.zeros((h, w))
     M, estimates = W * zi, []
     for Z, S, q, b in zip(zs, sigmas, there, back, strict=True):
-        guess, sv, seen, first, _ = _meet(zi, known, Z, S, q, b, 3)
+        guess, sv, seen, first, _ = _meet(zi, known, Z, S, q, b, 3, 0.0)
         gap, joint = np.abs(guess - zi), np.sqrt(s0**2 + sv**2)
         near = gap <= np.maximum(tolerance * zi, 3 * joint)
         near &= seen & (gap <= 4 * tolerance * zi)
@@ -237,7 +249,7 @@ def consensus(
     zi = np.where(known, z, 1.0).astype(float)
     depths, weights = [zi], [1 / np.maximum(np.where(known, sigma, 1.0), 1e-6 * zi) ** 2]
     for Z, S, q, b in zip(zs, sigmas, there, back, strict=True):
-        guess, spread, seen, _, last = _meet(zi, known, Z, S, q, b, 4)
+        guess, spread, seen, _, last = _meet(zi, known, Z, S, q, b, 4, 0.1 * settled)
         with np.errstate(invalid="ignore"):
             seen &= (np.abs(last) < settled) & (spread > 0)
         depths.append(np.where(seen, guess, zi))
