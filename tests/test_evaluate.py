@@ -257,6 +257,21 @@ def test_bad_surfaces_are_refused_and_guessed_ones_not_measured(made: Made, tmp_
 
 
 @pytest.mark.slow
+def test_a_lens_that_the_video_hardly_told_widens_every_interval(
+    made: Made, done: Evaluation, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(made.run, copy, ignore=shutil.ignore_patterns("evaluation"))
+    play = 0.06
+    RunDir(copy).update_info(poses={"focal_play": play})
+    unsure = evaluate_run(copy, made.ct, made.ct_landmarks, None, made.clicks, made.distances)
+    for a, b in zip(done.measurements, unsure.measurements, strict=True):
+        before, now = (a.high - a.low) / 2, (b.high - b.low) / 2
+        assert b.status != "ok" or now == pytest.approx(np.hypot(before, play * b.recon), rel=1e-3)
+    assert any(b.status == "ok" for b in unsure.measurements)
+
+
+@pytest.mark.slow
 def test_a_metric_run_is_judged_by_its_own_scale_and_by_the_ct_s(tmp_path: Path) -> None:
     made = make_run(tmp_path, 3, frames=10, unit="mm", ct_format="nii", landmark_count=8)
     made.distances.write_text(

@@ -258,7 +258,7 @@ class RefineConfig:
     independent: float = 4.0
     """Averaging counts as at most this many independent maps."""
     sources: int = 32
-    """Other depth maps that are asked for each pixel before a level's maps are final."""
+    """Other depth maps (64 at most) that are asked for each pixel before a level's are final."""
     edge_step: float = 0.04
     """Relative step of depth within a window that makes an edge: its depths are less sure."""
     edge_near: float = 0.01

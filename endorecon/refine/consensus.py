@@ -27,6 +27,7 @@ from endorecon.refine.sweep import in_parallel, warps
 Array = NDArray[Any]
 
 SETTLED = 0.004  # a ray has met another surface when the gap is below this share of the depth
+_MOST = 64  # maps that cuda/consensus.h holds for a pixel
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def of_one(
 def choose_sources(neighbours: list[list[int]], count: int) -> list[list[int]]:
     """For each frame up to `count` others that see its surfaces: neighbours of neighbours, the
     near ones first and the farther ones thinned, so that they reach along the path."""
-    n = len(neighbours)
+    n, count = len(neighbours), min(count, _MOST)
     back: list[set[int]] = [set() for _ in range(n)]
     for i, mine in enumerate(neighbours):
         for j in mine:
