@@ -224,6 +224,7 @@ def _save_views(run: RunDir, frames: Frames, result: Any) -> None:
             "mean_error_px": result.mean_error_px,
             "refined_intrinsics": result.refined_intrinsics,
             "focal_play": result.focal_play,
+            "depth_sigma": result.depth_sigma,
             "other_models": list(result.other_models),
         },
     )  # fmt: skip
@@ -234,18 +235,22 @@ def _finish(run: RunDir, views: Views, config: Config, best: int) -> None:
     """Final depths and surface from the best round."""
     from endorecon import surface
 
-    depths = [_measured(d, config.loop.max_relative_sigma) for d in run.round_depths(best)]
+    least = float((run.info().get("poses") or {}).get("depth_sigma") or 0.0)
+    limit = config.loop.max_relative_sigma
+    depths = [_measured(d, limit, least) for d in run.round_depths(best)]
     for depth in depths:
         run.save_depth(depth)
     fused = surface.fuse(depths, list(views.images), config.surface, views.unit, views.space)
     run.save_surface(fused, (f"endorecon {__version__}", f"round={best}"))
 
 
-def _measured(depth: DepthMap, limit: float) -> DepthMap:
-    """The map without the depths that are too unsure to be called measured."""
+def _measured(depth: DepthMap, limit: float, least: float) -> DepthMap:
+    """The map without the depths that are too unsure to be called measured, limit * z; `least` is
+    the relative sigma that poses in contradiction to the matches leave to every depth."""
     with np.errstate(invalid="ignore"):
-        sure = depth.sigma <= limit * depth.z
-    z, sigma = (np.where(sure, a, np.nan).astype(np.float32) for a in (depth.z, depth.sigma))
+        sigma = np.hypot(depth.sigma, least * depth.z)
+        sure = sigma <= limit * depth.z
+    z, sigma = (np.where(sure, a, np.nan).astype(np.float32) for a in (depth.z, sigma))
     return dataclasses.replace(depth, z=z, sigma=sigma, trust=np.where(sure, depth.trust, 0))
 
 

@@ -59,6 +59,7 @@ class PosesResult:
     refined_intrinsics: bool
     other_models: tuple[int, ...] = ()  # sizes of models that could not be joined
     focal_play: float = 0.0  # half width of the 95 % interval of ln(focal length), if refined
+    depth_sigma: float = 0.0  # relative sigma of depth by which given poses contradict the matches
 
 
 def estimate_views(
@@ -179,16 +180,30 @@ def given_views(
             "move the tip sideways while filming",
         )
     given_px, own_px = result.get("misses") or (0.0, 0.0)
+    sigma = 0.0
     if given_px > max(config.given_miss * camera.width, config.given_miss_times * own_px):
+        sigma = misfit_sigma(given_px, own_px, camera.fx, angle)
         notes.append(
             f"The given poses and lens miss the matches of the video by {given_px:.2f} px, and "
-            f"free ones by {own_px:.2f}: depths may be off by more than their intervals say. Check "
+            f"free ones by {own_px:.2f}: no depth is surer than {100 * sigma:.1f} % here. Check "
             "the calibration (frames that are undistorted already need a pinhole), the hand-eye "
             "calibration and the order of the frames."
         )
     unit = unit or trajectory.unit
     source = "given poses" if unit == "mm" else None
-    return _views(replace(frames, camera=camera), model, notes, angle, False, (), source)
+    found = _views(replace(frames, camera=camera), model, notes, angle, False, (), source)
+    return replace(found, depth_sigma=sigma)
+
+
+def misfit_sigma(given_px: float, own_px: float, focal_px: float, angle_deg: float) -> float:
+    """Relative sigma of depth under poses that miss matches by a median of `given_px` where free
+    poses miss them by `own_px`; angle_deg: median triangulation angle.
+
+    What moves matches off their epipolar lines moves them along these as well, and there it is
+    disparity: depth / (depth * angle) a radian.
+    """
+    excess = np.sqrt(max(given_px**2 - own_px**2, 0.0)) / 0.6745  # median to standard deviation
+    return float(excess / focal_px / np.radians(angle_deg))
 
 
 def _name(frame_index: int) -> str:

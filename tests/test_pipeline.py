@@ -19,7 +19,7 @@ from endorecon.cli import config_of
 from endorecon.errors import InputRefused
 from endorecon.io import viewstore
 from endorecon.io.rundir import RunDir, hash_file
-from endorecon.scene import FrameRecord
+from endorecon.scene import DepthMap, FrameRecord
 
 from made_views import made_views  # isort: skip
 
@@ -81,6 +81,18 @@ def test_killed_at_random_moments_and_resumed_the_run_has_the_same_bits(tmp_path
     info = RunDir(tmp_path / "broken").info()
     assert info["status"] in ("converged", "stopped") and info["rounds"] == 3
     assert RunDir(tmp_path / "broken").surface().unit == "unitless"
+
+
+def test_no_depth_is_surer_than_the_poses_that_were_given() -> None:
+    z = np.array([[10.0, 20.0, np.nan, 10.0]], np.float32)
+    sigma = np.array([[0.1, 0.2, np.nan, 1.45]], np.float32)
+    trust = np.ones_like(z)
+    depth = DepthMap(z, sigma, trust, np.eye(3), np.eye(4), 0)
+    kept = pipeline._measured(depth, 0.15, 0.0)
+    assert np.allclose(kept.sigma, sigma, equal_nan=True) and np.isfinite(kept.z[0, 3])
+    unsure = pipeline._measured(depth, 0.15, 0.05)
+    assert np.allclose(unsure.sigma[0, :2], np.hypot([0.1, 0.2], [0.5, 1.0]))
+    assert np.isnan(unsure.z[0, 2:]).all() and not unsure.trust[0, 3]
 
 
 @pytest.mark.slow

@@ -220,6 +220,14 @@ def test_a_lens_for_frames_that_are_undistorted_already_is_noticed(
     file.write_text(json.dumps(given))
     result = finish(poses.given_views(frames, file, PosesConfig(), tmp_path / "work", 0))
     assert any("already need a pinhole" in w for w in result.warnings) == undistorted
+    assert (0.001 < result.depth_sigma < 0.2) if undistorted else result.depth_sigma == 0.0
+
+
+def test_matches_off_their_lines_make_depth_unsure_by_parallax() -> None:
+    # 0.5 px of 200 at 5 degrees: 0.0025 rad of 0.087, a sigma of it being 1.48 medians
+    assert poses.misfit_sigma(0.5, 0.0, 200.0, 5.0) == pytest.approx(0.0425, rel=0.01)
+    assert poses.misfit_sigma(0.5, 0.3, 200.0, 5.0) == pytest.approx(0.034, rel=0.01)
+    assert poses.misfit_sigma(0.2, 0.3, 200.0, 5.0) == 0.0
 
 
 def test_poses_of_other_frames_are_refused(tmp_path: Path) -> None:
