@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 _STEP = 0.1  # of ln f, tried on each side
-_GROWTH = 0.05  # of the RMS miss: what errors that features share can hide
+_GROWTH = 0.03  # of the RMS miss: what errors that features share can hide
 _PRIOR_SIGMA = 0.2  # of ln f: content areas of endoscopes show 60 to 105 degrees, most about 80
 _LEAST_MOVE = 0.005  # of ln f; a smaller correction is not worth another adjustment
 

@@ -75,6 +75,6 @@ def test_the_sharper_the_misses_grow_the_less_is_left_open(grown: float, most: f
 
 def test_lengths_are_no_surer_than_a_lens_that_nobody_calibrated(tmp_path: Path) -> None:
     info = json.loads('{"poses": {"focal_play": 0.196}}')
-    assert lens_sigma(info) == pytest.approx(0.1)
+    assert lens_sigma(info) == pytest.approx(0.05)
     assert lens_sigma({"poses": {"focal_play": 0.0}}) == 0.0
     assert lens_sigma({}) == 0.0

@@ -34,9 +34,9 @@ class EvaluateConfig:
     """RANSAC trials a scale, when there are no landmarks to start from."""
     click_sigma_px: float = 1.0
     """Assumed click noise in source pixels where repeats are too few to estimate it."""
-    max_half_width_mm: float = 2.0
-    """A length whose 95 % interval reaches farther than this to either side is refused: it could
-    not speak about a margin of 1 mm."""
+    max_half_width_mm: float = 1.2
+    """A length whose 95 % interval reaches farther than this to either side is refused: with it no
+    equivalence test (5 %) at a margin of 1 mm could pass, whatever the difference."""
     update_ct: bool = False
     """Also write the CT with what the video opened set to air (NRRD and DICOM)."""
     update_margin_mm: float = 0.0

@@ -109,7 +109,9 @@ def table(
                 low, high = measure.bounds(length * change, sigma * change)
                 half = (high - low) / 2
                 if LENGTH_POWER[plan.kind] == 1 and half > config.max_half_width_mm:
-                    why = f"refused: known to +/- {half:.0f} mm only: film it from nearer"
+                    why = (
+                        f"refused: known to +/- {half:.1f} mm only: {_remedy(half, length, scale)}"
+                    )
                     rows.append(_refused(plan, observer, repeat, on_ct, why, suffix))
                     continue
                 rows.append(
@@ -128,6 +130,13 @@ def table(
                     )
                 )
     return rows
+
+
+def _remedy(half: float, length: float, scale: Scale) -> str:
+    """What would make a length surer: its scale (with the lens), or its ends."""
+    if 1.96 * scale.log_sigma * length > 0.7 * half:
+        return "its scale is unsure: calibrate the endoscope, or give metric poses"
+    return "film it from nearer"
 
 
 def _drift(recon: ReconLandmarks, registered: Registered, items: list[Lifted]) -> Array:

@@ -46,10 +46,11 @@ def own_scale(info: dict[str, Any], surface: Surface) -> tuple[OwnScale | None, 
 def lens_sigma(info: dict[str, Any]) -> float:
     """Relative sigma of lengths from a focal length that no calibration gave; 0 with one.
 
-    A wrong focal length stretches depth against width: no scale takes that back.
+    A wrong focal length stretches depth against width. No scale takes that back, but a fitted one
+    shares it: half of it is in lengths along the view, half, the other way, in those across.
     """
     play = (info.get("poses") or {}).get("focal_play")
-    return float(play) / 1.96 if isinstance(play, int | float) and play > 0 else 0.0
+    return 0.5 * float(play) / 1.96 if isinstance(play, int | float) and play > 0 else 0.0
 
 
 def scale_from_poses(cameras: Cameras, path: Path) -> OwnScale:
