@@ -17,6 +17,7 @@ import numpy as np
 _STEP = 0.1  # of ln f, tried on each side
 _GROWTH = 0.03  # of the RMS miss: what errors that features share can hide
 _PRIOR_SIGMA = 0.2  # of ln f: content areas of endoscopes show 60 to 105 degrees, most about 80
+_FEWEST = 20  # points that are needed to ask
 _LEAST_MOVE = 0.005  # of ln f; a smaller correction is not worth another adjustment
 
 
@@ -25,6 +26,8 @@ def believe(model: Any, usual: float, threads: int) -> float:
 
     Returns the half width of the 95 % interval of ln f that is left.
     """
+    if len(model.points3D) < _FEWEST:
+        return 2 * _PRIOR_SIGMA
     camera = next(iter(model.cameras.values()))
     found = float(camera.mean_focal_length())
     shorter, here, longer = (
