@@ -1,19 +1,13 @@
 """Frames -> Views: where the camera was, by structure from motion or from given poses.
 
 `estimate_views` and `given_views` are generators of `PoseProgress` events that return a
-`PosesResult`. COLMAP runs in a child process (endorecon/sfm.py) in the folder `work`, keeps its
+`PosesResult`. COLMAP runs in a child process (sfm_job.py) in the folder `work`, keeps its
 database there, and a finished model is found again after a kill. Views are undistorted pinhole
 pictures; poses are world_from_camera, OpenCV axes, pixel centres at .5.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from endorecon import sfm_job
 from endorecon.config import PosesConfig
-from endorecon.errors import EndoreconError, EnvironmentFault, InputRefused, NotEnoughInformation
+from endorecon.errors import InputRefused, NotEnoughInformation
 from endorecon.io import calibration, colmap, trajectories
-from endorecon.io.atomic import write_text
 from endorecon.scene import Camera, Frames, Views
+from endorecon.sfm_job import PoseProgress, picture_name
 
 Array = NDArray[Any]
 
@@ -35,15 +30,6 @@ _REMEDIES = (
     "sideways so that the same place is seen from several sides, and give a calibration by "
     "--camera or known poses by --poses"
 )
-
-
-@dataclass(frozen=True)
-class PoseProgress:
-    """How far the poses are: stage in words, done of total (0 of 0: unknown)."""
-
-    stage: str
-    done: int = 0
-    total: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,7 +57,7 @@ def estimate_views(
     """
     calibrated = frames.camera is not None
     camera = frames.camera or _guess(frames, config)
-    result = yield from _run(frames, camera, config, work, seed, None)
+    result = yield from sfm_job.run(frames, camera, config, work, seed, None)
     n = len(frames)
     registered = int(result.get("registered", 0))
     angle = float(result.get("median_angle_deg", 0.0))
@@ -160,11 +146,13 @@ def given_views(
             poses_path,
         )
     known = {
-        _name(k): trajectory.world_from_camera[r].tolist()
+        picture_name(k): trajectory.world_from_camera[r].tolist()
         for k, r in zip(frames.frame_index, rows)
         if r >= 0
     }
-    result = yield from _run(replace(frames, camera=camera), camera, config, work, seed, known)
+    result = yield from sfm_job.run(
+        replace(frames, camera=camera), camera, config, work, seed, known
+    )
     model = colmap.read_colmap(work / "model") if result.get("registered") else None
     if model is None or not model.xyz:
         raise NotEnoughInformation(
@@ -206,10 +194,6 @@ def misfit_sigma(given_px: float, own_px: float, focal_px: float, angle_deg: flo
     return float(excess / focal_px / np.radians(angle_deg))
 
 
-def _name(frame_index: int) -> str:
-    return f"{int(frame_index):06d}.png"
-
-
 def _guess(frames: Frames, config: PosesConfig) -> Camera:
     """A start for an unknown lens: about 80 degrees across the content area."""
     h, w = frames.images.shape[1:3]
@@ -244,116 +228,6 @@ def _camera_at_working_size(camera: Camera, frames: Frames) -> tuple[Camera, lis
     return camera, [note] if note else []
 
 
-def _cores() -> int:
-    """Processor cores that this process may use; a unit of a study has only some of them."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(there or 1, int(told) if told.isdigit() else 1 << 10))
-
-
-def _run(
-    frames: Frames,
-    camera: Camera,
-    config: PosesConfig,
-    work: Path,
-    seed: int,
-    poses: dict[str, Any] | None,
-) -> Generator[PoseProgress, None, dict[str, Any]]:
-    """The child process, or its finished result of an earlier run."""
-    work = Path(work).resolve()
-    settings = [dataclasses.asdict(camera), dataclasses.asdict(config), seed, poses]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=float).encode())
-    for array in (frames.images, frames.masks, frames.frame_index):
-        digest.update(np.ascontiguousarray(array).data)
-    key = digest.hexdigest()
-    finished = work / "result.json"
-    if finished.is_file():
-        result: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        if result.get("key") == key:
-            return result
-    if (
-        not (work / "job.json").is_file()
-        or json.loads((work / "job.json").read_text())["key"] != key
-    ):
-        yield from _write_pictures(frames, work)
-        for stale in ("matched.json", "result.json"):
-            (work / stale).unlink(missing_ok=True)
-        radial = frames.camera is None and config.camera_model == "RADIAL"
-        model, parameters = colmap.colmap_camera(camera, radial)
-        job = {
-            "key": key,
-            "images": str(work / "images"),
-            "masks": str(work / "masks"),
-            "names": [_name(k) for k in frames.frame_index],
-            "camera": {"model": model, "params": parameters},
-            "calibrated": frames.camera is not None,
-            "max_features": config.max_features,
-            "sift_peak": config.sift_peak,
-            "first_octave": -1 if camera.width < config.double_below else 0,
-            "guided": config.guided,
-            "overlap": config.overlap,
-            "sharpen": config.sharpen,
-            "seed": seed,
-            "threads": _cores(),
-            "solver_threads": config.threads or _cores(),
-            "poses": poses,
-        }
-        write_text(work / "job.json", json.dumps(job))
-    with open(work / "sfm.log", "wb") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "endorecon.sfm", str(work / "job.json")],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-        try:
-            assert child.stdout is not None
-            for line in child.stdout:
-                if line.startswith("{"):
-                    told = json.loads(line)
-                    yield PoseProgress(told["stage"], told["done"], told["total"])
-            code = child.wait()
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-    if code != 0 or not finished.is_file():
-        raise _failure(code, work)
-    done: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-    return done
-
-
-def _failure(code: int, work: Path) -> EndoreconError:
-    tail = (work / "sfm.log").read_text(errors="replace").strip().splitlines()[-1:]
-    if any("No module named" in line for line in tail):
-        return EnvironmentFault("pycolmap is not installed", "pip install 'pycolmap>=4.0,<5'")
-    return EnvironmentFault(
-        f"structure from motion stopped with code {code} ({' '.join(tail)[:200]})",
-        "run the same command again; if it stays, send the log",
-        work / "sfm.log",
-    )
-
-
-def _write_pictures(frames: Frames, work: Path) -> Generator[PoseProgress, None, None]:
-    import cv2
-
-    for folder in ("images", "masks"):
-        (work / folder).mkdir(parents=True, exist_ok=True)
-        for old in (work / folder).glob("*.png"):
-            old.unlink()
-    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-    for k, index in enumerate(frames.frame_index):
-        if k % 20 == 0:
-            yield PoseProgress("pictures", k, len(frames))
-        grey = cv2.cvtColor(frames.images[k], cv2.COLOR_RGB2GRAY)
-        for folder, name, picture in (
-            ("images", _name(index), grey),
-            ("masks", _name(index) + ".png", frames.masks[k].astype(np.uint8) * 255),
-        ):
-            if not cv2.imwrite(str(work / folder / name), picture, fast):
-                raise EnvironmentFault("a picture could not be written", "is the disk full?", work)
-
-
 def _views(
     frames: Frames,
     model: colmap.ColmapModel,
@@ -367,7 +241,7 @@ def _views(
     import cv2
 
     order = sorted(model.names, key=lambda k: model.names[k])
-    row = {_name(k): i for i, k in enumerate(frames.frame_index)}
+    row = {picture_name(k): i for i, k in enumerate(frames.frame_index)}
     keep = [row[model.names[k]] for k in order]
     camera = next(iter(model.cameras.values()))
     pinhole = calibration.pinhole_for(camera, np.any(frames.masks, axis=0))

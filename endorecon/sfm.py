@@ -1,6 +1,6 @@
 """Structure from motion in a process of its own: `python -m endorecon.sfm job.json`.
 
-pycolmap may not share a process with cv2 (their zlibs clash), so `poses.py` writes pictures and
+pycolmap may not share a process with cv2 (their zlibs clash), so `sfm_job.py` writes pictures and
 masks, starts this module, and reads the model with its own reader. One JSON object a line on
 stdout tells the progress; `result.json` beside the model, written last, tells the outcome.
 This module is the order of the stages: sfm_match, sfm_map, sfm_check, sfm_lens, sfm_refine,
