@@ -10,13 +10,14 @@ namespace endorecon {
 
 // Where the ray of a pixel of the reference meets the surface of another depth map.
 struct Meeting {
-    float z, sigma;    // on the reference's ray; sigma is that of the other map, as long there
+    float z, sigma;     // on the reference's ray; sigma is that of the other map, as long there
     float first, last;  // relative gap between map and guess before the first step, after the last
 };
 
-// Fixed point from `start` on, `steps` at most, done when the gap is below `enough` of the depth; false: out of sight, unknown there, or an edge between two surfaces.
+// Fixed point from `start` on, `steps` at most, done when the gap is below `enough` of the depth;
+// false: out of sight, unknown there, or an edge between two surfaces.
 EN_HD bool meet(int h, int w, float px, float py, float start, const Warp& there, const Warp& back,
-                 const float* z, const float* sigma, int steps, float enough, Meeting& out) {
+                const float* z, const float* sigma, int steps, float enough, Meeting& out) {
     float guess = start, spread = 0.0f;
     for (int it = 0; it < steps; it++) {
         float u, t, c;

@@ -135,7 +135,8 @@ int endorecon_fuse(int h, int w, const float* z, const float* sigma, int views, 
             std::memcpy(q.m, warps + 12 * v, sizeof q.m);
             std::memcpy(b.m, back + 12 * v, sizeof b.m);
             endorecon::Meeting m;
-            if (!endorecon::meet(h, w, px, py, z[i], q, b, zs + P * v, sigmas + P * v, 3, 0.0f, m)) continue;
+            if (!endorecon::meet(h, w, px, py, z[i], q, b, zs + P * v, sigmas + P * v, 3, 0.0f, m))
+                continue;
             const float guess = m.z, sv = m.sigma;
             const float gap = std::fabs(guess - z[i]);
             const float joint = std::sqrt(s0 * s0 + sv * sv);

@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,6 +92,22 @@ def load(name: str, machine: Machine = "cpu") -> ctypes.CDLL | None:
             )
         return None
     return found
+
+
+def run(name: str, function: str, arguments: Sequence[Any], machine: str, what: str) -> bool:
+    """Call a C function of kernel `name`; False where there is no such kernel, and nothing done.
+
+    machine: cpu or cuda; a GPU that is full or gone leaves the work to the CPU. Raises
+    EnvironmentFault, which names `what`, when that fails, too.
+    """
+    library = (load(name, "cuda") if machine == "cuda" else None) or load(name)
+    if library is None:
+        return False
+    if getattr(library, function)(*arguments) != 0:
+        spare = load(name)
+        if spare is None or getattr(spare, function)(*arguments) != 0:
+            raise EnvironmentFault(f"The {what} kernel failed", "run with --device cpu")
+    return True
 
 
 def why(name: str, machine: Machine = "cpu") -> str:

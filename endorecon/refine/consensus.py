@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endorecon import kernels
-from endorecon.errors import EnvironmentFault
 from endorecon.refine import twin
-from endorecon.refine.photos import Photos
-from endorecon.refine.sweep import in_parallel, warps
+from endorecon.refine.photos import Photos, linked
+from endorecon.refine.sweep import beside, in_parallel
 
 Array = NDArray[Any]
 
@@ -60,42 +59,26 @@ def of_one(
 ) -> tuple[Array, Array, Array, Array]:
     """z, spread, least and count of map i, each (h, w) float32."""
     h, w = z.shape[1:]
-    zi = np.ascontiguousarray(z[i], np.float32)
-    si = np.ascontiguousarray(sigma[i], np.float32)
-    zs = np.ascontiguousarray(z[list(others)], np.float32)
-    ss = np.ascontiguousarray(sigma[list(others)], np.float32)
-    there, back = warps(photos, i, others), warps(photos, i, others, inverse=True)
-    gpu = kernels.load("sweep", "cuda") if machine == "cuda" else None
-    library = gpu or kernels.load("sweep")
-    if library is None:
-        return twin.consensus(zi, si, zs, ss, there, back, SETTLED)
+    zi, si, zs, ss, there, back = beside(photos, i, others, z, sigma)
     out = [np.zeros((h, w), np.float32) for _ in range(4)]
     at, f32 = kernels.address, "float32"
     call = (
         h, w, at(zi, f32), at(si, f32), len(others), at(zs, f32), at(ss, f32), at(there, f32),
         at(back, f32), ctypes.c_float(SETTLED), *(at(o, f32) for o in out),
     )  # fmt: skip
-    if library.endorecon_consensus(*call) != 0:  # a GPU that is full or gone: the CPU does the same
-        spare = kernels.load("sweep")
-        if spare is None or spare.endorecon_consensus(*call) != 0:
-            raise EnvironmentFault("The consensus kernel failed", "run with --device cpu")
+    if not kernels.run("sweep", "endorecon_consensus", call, machine, "consensus"):
+        return twin.consensus(zi, si, zs, ss, there, back, SETTLED)
     return out[0], out[1], out[2], out[3]
 
 
 def choose_sources(neighbours: list[list[int]], count: int) -> list[list[int]]:
     """For each frame up to `count` others that see its surfaces: neighbours of neighbours, the
     near ones first and the farther ones thinned, so that they reach along the path."""
-    n, count = len(neighbours), min(count, _MOST)
-    back: list[set[int]] = [set() for _ in range(n)]
-    for i, mine in enumerate(neighbours):
-        for j in mine:
-            back[j].add(i)
-    linked = [list(dict.fromkeys([*mine, *sorted(back[i])])) for i, mine in enumerate(neighbours)]
+    count, near = min(count, _MOST), linked(neighbours)
     out: list[list[int]] = []
-    for i in range(n):
-        first = linked[i][:count]
-        second = [k for j in first for k in linked[j] if k != i and k not in linked[i]]
-        second = list(dict.fromkeys(second))
+    for i, mine in enumerate(near):
+        first = mine[:count]
+        second = list(dict.fromkeys(k for j in first for k in near[j] if k != i and k not in mine))
         room = count - len(first)
         picked = np.linspace(0, len(second) - 1, min(room, len(second))).round().astype(int)
         out.append(first + [second[k] for k in dict.fromkeys(picked.tolist())])

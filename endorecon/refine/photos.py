@@ -110,3 +110,12 @@ def choose_neighbours(views: Views, count: int) -> list[list[int]]:
             worth *= 1.0 - 0.6 * np.exp(-((distance / 0.04) ** 2))
         chosen.append(mine)
     return chosen
+
+
+def linked(neighbours: list[list[int]]) -> list[list[int]]:
+    """For each frame its neighbours, then the frames that chose it."""
+    out: list[list[int]] = []
+    for i, mine in enumerate(neighbours):
+        back = [j for j, theirs in enumerate(neighbours) if i in theirs and j not in mine]
+        out.append(mine + back)
+    return out

@@ -6,7 +6,7 @@ of other frames that agree with it, and by none that see through it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from endorecon.config import RefineConfig
 from endorecon.refine.certainty import Evidence, first_sigma, relative_sigma
 from endorecon.refine.consensus import Consensus, choose_sources, consensus
 from endorecon.refine.edges import snap
-from endorecon.refine.photos import Photos
+from endorecon.refine.photos import Photos, linked
 from endorecon.refine.prior import condition
 from endorecon.refine.smooth import Smoothed, smooth
 from endorecon.refine.sweep import fuse, in_parallel, sweep
@@ -97,10 +97,10 @@ def refine_depths(
         with np.errstate(invalid="ignore", divide="ignore"):
             away = np.abs(np.log(maps.z / said.resized(w, h).z)).astype(np.float32)
         evidence = replace(evidence, prior=away)
-        first = (maps.z * first_sigma(evidence, config.certainty)).astype(np.float32)
+        first = _sigma(maps.z, evidence, lambda e: first_sigma(e, config.certainty))
         said_by_all = consensus(photos, sources, maps.z, first, config.machine)
         evidence = _with_consensus(evidence, said_by_all)
-        maps = Maps(said_by_all.z, _sigma(said_by_all.z, evidence), maps.trust)
+        maps = Maps(said_by_all.z, _sigma(said_by_all.z, evidence, relative_sigma), maps.trust)
     return maps, evidence
 
 
@@ -110,12 +110,12 @@ def _with_consensus(evidence: Evidence, found: Consensus) -> Evidence:
     return replace(evidence, spread=spread, least=least, count=found.count)
 
 
-def _sigma(z: Array, evidence: Evidence) -> Array:
-    """Standard deviation of each depth (n, h, w), in the unit of z."""
+def _sigma(z: Array, evidence: Evidence, relative: Callable[[Evidence], Array]) -> Array:
+    """Standard deviation of each depth (n, h, w), in the unit of z, by a model of certainty.py."""
 
     def one(i: int) -> Array:
         mine = Evidence(*(getattr(evidence, f.name)[i] for f in fields(evidence)))
-        return np.asarray(z[i] * relative_sigma(mine), np.float32)
+        return np.asarray(z[i] * relative(mine), np.float32)
 
     return np.stack(in_parallel(one, len(z)))
 
@@ -204,7 +204,7 @@ def _checked(
     photos: Photos, neighbours: list[list[int]], swept: _Swept, config: RefineConfig
 ) -> _Checked:
     """Every map averaged with those of other frames that agree."""
-    others = _checkers(neighbours, config.checkers)
+    others = [mine[: config.checkers] for mine in linked(neighbours)]
 
     def check(i: int) -> tuple[Array, ...]:
         return fuse(photos, i, others[i], swept.z, swept.sigma, config.agree)
@@ -301,15 +301,6 @@ def _depth_step(z: Array, radius: int) -> Array:
         b = padded[r - dy : r - dy + h, r - dx : r - dx + w]
         bend = np.maximum(bend, np.nan_to_num(np.abs(a + b - 2 * logz)))
     return np.expm1(np.minimum(cv2.dilate(bend, np.ones((r, r), np.uint8)), 3.0))
-
-
-def _checkers(neighbours: list[list[int]], count: int) -> list[list[int]]:
-    """For each map the maps it is held against: its neighbours, and those that chose it."""
-    out: list[list[int]] = []
-    for i, mine in enumerate(neighbours):
-        back = [j for j, theirs in enumerate(neighbours) if i in theirs and j not in mine]
-        out.append((mine + back)[:count])
-    return out
 
 
 def level_widths(camera: Camera, config: RefineConfig) -> list[int]:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endorecon import kernels
-from endorecon.errors import EnvironmentFault
 
 Array = NDArray[Any]
 
@@ -53,21 +52,15 @@ def smooth(
         begun = np.isfinite(start) & (start > 0)
         begin = np.where(begun, 1 / np.where(begun, start, 1), 0).astype(np.float32)
     radius, stride = max(2, round(2.2 * pixels)), max(1, round(pixels / 3))
-    library = (kernels.load("mls", "cuda") if machine == "cuda" else None) or kernels.load("mls")
-    if library is None:
+    fitted, variance, residual = (np.zeros((h, w), np.float32) for _ in range(3))
+    at, f32 = kernels.address, "float32"
+    call = (
+        h, w, at(value, f32), at(weight, f32), at(begin, f32), radius, stride,
+        ctypes.c_float(pixels), ctypes.c_float(tolerance), at(fitted, f32), at(variance, f32),
+        at(residual, f32),
+    )  # fmt: skip
+    if not kernels.run("mls", "endorecon_mls", call, machine, "smoothing"):
         fitted, variance, residual = plain(value, weight, begin, radius, stride, pixels, tolerance)
-    else:
-        fitted, variance, residual = (np.zeros((h, w), np.float32) for _ in range(3))
-        at, f32 = kernels.address, "float32"
-        call = (
-            h, w, at(value, f32), at(weight, f32), at(begin, f32), radius, stride,
-            ctypes.c_float(pixels), ctypes.c_float(tolerance), at(fitted, f32),
-            at(variance, f32), at(residual, f32),
-        )  # fmt: skip
-        if library.endorecon_mls(*call) != 0:
-            spare = kernels.load("mls")
-            if spare is None or spare.endorecon_mls(*call) != 0:
-                raise EnvironmentFault("The smoothing kernel failed", "run with --device cpu")
     known = fitted > 0
     out = np.where(known, 1 / np.where(known, fitted, 1), np.nan).astype(np.float32)
     return Smoothed(out, np.where(known, variance, np.inf), np.where(known, residual, np.inf))

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from endorecon import kernels
 from endorecon.config import RefineConfig
-from endorecon.errors import EnvironmentFault
 from endorecon.geometry import invert
 from endorecon.refine import twin
 from endorecon.refine.photos import Photos
@@ -72,16 +71,7 @@ def sweep(
     images = np.ascontiguousarray(photos.grey[list(neighbours)])
     weights = np.ascontiguousarray(photos.weight[list(neighbours)])
     there = warps(photos, i, neighbours)
-    gpu = kernels.load("sweep", "cuda") if config.machine == "cuda" else None
-    library = gpu or kernels.load("sweep")
     settings = (config.noise**2, config.smooth_small, config.smooth_large, config.jump)
-    if library is None:
-        return Sweep(
-            *twin.sweep(
-                photos.grey[i], photos.weight[i], z0, band, images, weights, there, steps,
-                config.radius, *settings,
-            )
-        )  # fmt: skip
     at, f32 = kernels.address, "float32"
     call = (
         h, w, at(photos.grey[i], f32), at(photos.weight[i], f32), at(z0, f32, (h, w)),
@@ -89,11 +79,25 @@ def sweep(
         steps, config.radius, *(ctypes.c_float(x) for x in settings),
         *(at(out[k], f32) for k in ("z", "score", "curvature", "support")), at(edge, "uint8"),
     )  # fmt: skip
-    if library.endorecon_sweep(*call) != 0:  # a GPU that is full or gone: the CPU does the same
-        spare = kernels.load("sweep")
-        if spare is None or spare.endorecon_sweep(*call) != 0:
-            raise EnvironmentFault("The sweep kernel failed", "run with --device cpu")
+    if not kernels.run("sweep", "endorecon_sweep", call, config.machine, "sweep"):
+        return Sweep(
+            *twin.sweep(
+                photos.grey[i], photos.weight[i], z0, band, images, weights, there, steps,
+                config.radius, *settings,
+            )
+        )  # fmt: skip
     return Sweep(**out, edge=edge.astype(bool))
+
+
+def beside(
+    photos: Photos, i: int, others: Sequence[int], z: Array, sigma: Array
+) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Map i (z and sigma), the others' (v, h, w), and the warps to them and back, as kernels take
+    them; z, sigma: (n, h, w) of all photos."""
+    chosen = list(others)
+    mine, theirs = (z[i], sigma[i]), (z[chosen], sigma[chosen])
+    zi, si, zs, ss = (np.ascontiguousarray(a, np.float32) for a in (*mine, *theirs))
+    return zi, si, zs, ss, warps(photos, i, others), warps(photos, i, others, inverse=True)
 
 
 def fuse(
@@ -106,13 +110,9 @@ def fuse(
     """
     h, w = z.shape[1:]
     out = [np.zeros((h, w), np.float32) for _ in range(5)]
-    zi = np.ascontiguousarray(z[i], np.float32)
-    si = np.ascontiguousarray(sigma[i], np.float32)
+    zi, si, zs, ss, there, back = beside(photos, i, others, z, sigma)
     if not others:
         return zi, out[1], si, out[3], out[4]
-    zs = np.ascontiguousarray(z[list(others)], np.float32)
-    ss = np.ascontiguousarray(sigma[list(others)], np.float32)
-    there, back = warps(photos, i, others), warps(photos, i, others, inverse=True)
     library = kernels.load("sweep")
     if library is None:
         return twin.fuse(zi, si, zs, ss, there, back, tolerance)
