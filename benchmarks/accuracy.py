@@ -3,9 +3,10 @@
     python benchmarks/accuracy.py STORE --seeds 0 1 --family sinus --config cpu [--rows full ...]
 
 STORE keeps phantoms and runs, so the same command again goes on. Each row starts from the same
-poses (those of row `full`, found from the video); only `given poses` takes the true ones. Definitions of valid pixels and of the alignment:
-scoring.py. "no loop" is the best checkpoint, by its own held-out score, of a field that is trained
-on without any stereo or real-frame depth; nothing here looks at the truth but the scoring.
+poses (those of row `full`, found from the video); only `given poses` takes the true ones.
+Definitions of valid pixels and of the alignment: scoring.py. "no loop" is the best checkpoint, by
+its own held-out score, of a field that is trained on without any stereo or real-frame depth;
+nothing here looks at the truth but the scoring and the true poses.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from endorecon.io.rundir import RunDir
 from endorecon.phantom.write import make_phantom
 from endorecon.pipeline import Job, fit
 
+GIVEN_POSES = "given poses"  # the true ones, in mm
 # What each row changes in the preset.
 ROWS: dict[str, dict[str, dict[str, object]]] = {
     "full": {},
@@ -37,9 +39,8 @@ ROWS: dict[str, dict[str, dict[str, object]]] = {
     "sgbm": {"stereo": {"matcher": "sgbm"}},
     "one pass": {"loop": {"max_rounds": 1}},
     "two more rounds": {"loop": {"tolerance": 0.0, "max_rounds": 4}},
-    "given poses": {},
+    GIVEN_POSES: {},
 }
-GIVEN_POSES = "given poses"  # the true ones, in mm
 NO_LOOP = "no loop"
 NO_LOOP_CHECKPOINTS = (300, 600, 900)
 SHARES = (1.0, 0.85, 0.75, 0.5)

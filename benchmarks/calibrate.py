@@ -24,11 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from scoring import lens_of, similarity
+from scoring import similarity
 
 from endorecon import refine
 from endorecon.batch_scoring import sample
 from endorecon.cli import config_of
+from endorecon.evaluate.inputs import source_camera
 from endorecon.geometry import pixel_grid, scale_of
 from endorecon.io import viewstore
 from endorecon.io.calibration import distort_pixels
@@ -61,12 +62,8 @@ def evidence_of(pair: str, preset: str) -> tuple[Array, Array, Array]:
             )
         )  # fmt: skip
     T, _ = similarity(run, truth)
-    lens, camera = lens_of(run.info()), bench.camera
-    uv = distort_pixels(lens, camera, pixel_grid(camera.width, camera.height))
-    uv = (
-        uv @ np.array(run.info()["source_from_working"])[:2, :2].T
-        + np.array(run.info()["source_from_working"])[:2, 2]
-    )
+    camera, source = bench.camera, source_camera(run.info())
+    uv = distort_pixels(source, camera, pixel_grid(camera.width, camera.height))
     true = []
     for frame in views.frame_index:
         z, valid = truth.depth(int(frame))

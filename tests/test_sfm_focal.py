@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,8 +71,7 @@ def test_the_sharper_the_misses_grow_the_less_is_left_open(grown: float, most: f
     assert sfm_focal.weigh(0.5, 0.5, 0.5, usual=0.3)[0] == pytest.approx(0.3)
 
 
-def test_lengths_are_no_surer_than_a_lens_that_nobody_calibrated(tmp_path: Path) -> None:
-    info = json.loads('{"poses": {"focal_play": 0.196}}')
-    assert lens_sigma(info) == pytest.approx(0.05)
+def test_lengths_are_no_surer_than_a_lens_that_nobody_calibrated() -> None:
+    assert lens_sigma({"poses": {"focal_play": 0.196}}) == pytest.approx(0.05)
     assert lens_sigma({"poses": {"focal_play": 0.0}}) == 0.0
     assert lens_sigma({}) == 0.0
