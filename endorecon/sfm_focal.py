@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from endorecon.sfm_refine import misses_px
+
 _STEP = 0.1  # of ln f, tried on each side
 _GROWTH = 0.03  # of the RMS miss: what errors that features share can hide
 _PRIOR_SIGMA = 0.2  # of ln f: content areas of endoscopes show 60 to 105 degrees, most about 80
@@ -71,17 +73,6 @@ def _with_focal(model: Any, focal: float, threads: int) -> Any:
 
 def _miss(model: Any) -> float:
     """RMS distance (px) of the observations from where their points are seen."""
-    camera = next(iter(model.cameras.values()))
-    total, count = 0.0, 0
-    for k in sorted(model.reg_image_ids()):
-        image = model.image(k)
-        seen = [p for p in image.points2D if p.has_point3D()]
-        if not seen:
-            continue
-        view = np.asarray(image.cam_from_world().matrix())
-        xyz = np.array([model.points3D[p.point3D_id].xyz for p in seen])
-        uv = np.asarray(camera.img_from_cam(xyz @ view[:, :3].T + view[:, 3]))
-        off = ((uv - np.array([p.xy for p in seen])) ** 2).sum(1)
-        off = off[np.isfinite(off)]
-        total, count = total + float(off.sum()), count + len(off)
-    return float(np.sqrt(total / max(count, 1)))
+    off = np.concatenate([misses_px(model, k)[1] for k in sorted(model.reg_image_ids())])
+    off = off[np.isfinite(off)]
+    return float(np.sqrt((off**2).sum() / max(len(off), 1)))

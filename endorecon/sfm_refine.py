@@ -329,19 +329,26 @@ def _rebuilt(model: Any, xyz: np.ndarray, have: dict[tuple[int, int], np.ndarray
     return out
 
 
+def misses_px(model: Any, image_id: int) -> tuple[list[int], np.ndarray]:
+    """Keypoints (n) of an image that have a point, and how far (n,) they lie from where it is seen
+    (NaN where the lens has no such place)."""
+    image, camera = model.image(image_id), next(iter(model.cameras.values()))
+    seen = [(i, p) for i, p in enumerate(image.points2D) if p.has_point3D()]
+    if not seen:
+        return [], np.zeros(0)
+    matrix = np.asarray(image.cam_from_world().matrix())
+    xyz = np.array([model.points3D[p.point3D_id].xyz for _, p in seen])
+    uv = np.asarray(camera.img_from_cam(xyz @ matrix[:, :3].T + matrix[:, 3]))
+    off = np.linalg.norm(uv - np.array([p.xy for _, p in seen]), axis=1)
+    return [i for i, _ in seen], off
+
+
 def drop_outliers(model: Any, limit_px: float) -> None:
     """Remove observations that lie further than this from where their point is seen."""
-    camera = next(iter(model.cameras.values()))
     for k in sorted(model.reg_image_ids()):
         image = model.image(k)
-        seen = [(i, p) for i, p in enumerate(image.points2D) if p.has_point3D()]
-        if not seen:
-            continue
-        matrix = np.asarray(image.cam_from_world().matrix())
-        xyz = np.array([model.points3D[p.point3D_id].xyz for _, p in seen])
-        uv = np.asarray(camera.img_from_cam(xyz @ matrix[:, :3].T + matrix[:, 3]))
-        off = np.linalg.norm(uv - np.array([p.xy for _, p in seen]), axis=1)
-        bad = [i for (i, _), d in zip(seen, off, strict=True) if not d < limit_px]
+        seen, off = misses_px(model, k)
+        bad = [i for i, d in zip(seen, off, strict=True) if not d < limit_px]
         if len(seen) - len(bad) < _FEW:
             continue
         for i in bad:
