@@ -3,7 +3,8 @@
     python benchmarks/accuracy.py STORE --seeds 0 1 --family sinus --config cpu [--rows full ...]
 
 STORE keeps phantoms and runs, so the same command again goes on. Each row starts from the same
-poses (those of row `full`, found from the video); only `given poses` takes the true ones.
+poses (those of row `full`, found from the video); only `given poses` takes the true ones. Rounds
+that a row shares with `full` to the bit (the arithmetic of a resumed run) are taken over, too.
 Definitions of valid pixels and of the alignment: scoring.py. "no loop" is the best checkpoint, by
 its own held-out score, of a field that is trained on without any stereo or real-frame depth;
 nothing here looks at the truth but the scoring and the true poses.
@@ -41,6 +42,11 @@ ROWS: dict[str, dict[str, dict[str, object]]] = {
     "two more rounds": {"loop": {"tolerance": 0.0, "max_rounds": 4}},
     GIVEN_POSES: {},
 }
+# Rounds of row `full` that a row would compute again, bit for bit.
+SHARED_ROUNDS = {
+    "pair alone": 1, "real frames alone": 1, "sgbm": 1, "one pass": 2, "two more rounds": 99
+}  # fmt: skip
+PARTS_OF_POSES = ("frames", "masks", "sparse", "transforms.json", "views.json", "frames.csv")
 NO_LOOP = "no loop"
 NO_LOOP_CHECKPOINTS = (300, 600, 900)
 SHARES = (1.0, 0.85, 0.75, 0.5)
@@ -69,7 +75,8 @@ def run_row(world: Path, name: str, config: Config, preset: str, seed: int) -> R
     if not run.exists and name not in ("full", GIVEN_POSES):
         first = world / "runs" / f"{preset}-full"
         out.mkdir(parents=True, exist_ok=True)
-        for part in ("frames", "masks", "sparse", "transforms.json", "views.json", "frames.csv"):
+        rounds = [f"rounds/{k:02d}" for k in RunDir(first).rounds()[: SHARED_ROUNDS.get(name, 0)]]
+        for part in (*PARTS_OF_POSES, *rounds):
             source = first / part
             (shutil.copytree if source.is_dir() else shutil.copy)(source, out / part)
         info = json.loads((first / "run.json").read_text())
