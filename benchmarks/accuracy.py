@@ -117,6 +117,8 @@ def no_loop(world: Path, config: Config, preset: str, seed: int) -> Errors:
                 except StopIteration as done:
                     maps = done.value
                     break
+            if k == 0:
+                bench.choose_neighbours(maps)
             store.save_round(k, {}, bench.depth_maps(maps), {})
             scores.append(bench.held_out(maps))
         (store.path / "scores.json").write_text(json.dumps(scores))

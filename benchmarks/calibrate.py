@@ -53,12 +53,13 @@ def evidence_of(pair: str, preset: str) -> tuple[Array, Array, Array]:
     views, config = viewstore.load(run.path), config_of(preset)
     bench = Bench(views, config)
     untaught = bench.maps(run.round_depths(0))
+    bench.choose_neighbours(untaught)
     passes = []
     for before in run.rounds()[:-1][:2]:
         passes.append(
             refine.refine_depths(
-                bench.passes, bench.neighbours, bench.maps(run.round_depths(before)),
-                bench.bands(before + 1), config.refine, untaught,
+                bench.passes.of_round(before + 1), bench.neighbours,
+                bench.maps(run.round_depths(before)), config.refine, untaught,
             )
         )  # fmt: skip
     T, _ = similarity(run, truth)

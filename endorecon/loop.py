@@ -22,11 +22,13 @@ from endorecon.field import open_field
 from endorecon.field.batches import training_camera
 from endorecon.field.fit import DenseTargets, StepDone, fit_field
 from endorecon.io.rundir import RunDir
-from endorecon.refine.rounds import Maps, level_widths
+from endorecon.refine.rounds import Maps
 from endorecon.refine.score import photo_score
 from endorecon.scene import Camera, DepthMap, Views
 from endorecon.stereo import open_matcher
 from endorecon.stereo.round import agrees_with_field, measure_views, read_field
+
+JUDGED_VIEWS = 12  # so many views, spread over the video, tell whether a round is better
 
 Array = NDArray[Any]
 Status = Literal["converged", "stopped", "diverged"]
@@ -86,6 +88,8 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
     bench = Bench(views, config)
     field = open_field(config.field, views, seed, device)
     history = yield from _resume(run, field)
+    if history:
+        bench.choose_neighbours(bench.maps(run.round_depths(0)))
     depths = bench.maps(run.round_depths(history[-1]["round"])) if history else None
     while (verdict := judge(history, config)) is None:
         k = len(history)
@@ -99,6 +103,7 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
             yield from fit_field(field, views, targets, config.field, steps)
         if k == 0:
             fresh, agreement = (yield from bench.coarse(field)), 1.0
+            bench.choose_neighbours(fresh)
         else:
             untaught = bench.maps(run.round_depths(0))
             fresh, agreement = yield from bench.measure(field, k, depths, untaught)
@@ -194,26 +199,32 @@ class Bench:
 
     def __init__(self, views: Views, config: Config) -> None:
         self.views, self.config = views, config
-        search, full = level_widths(views.camera, config.refine)
-        self.photos = refine.prepare(views, full)
-        self.passes = [
-            self.photos if search == full else refine.prepare(views, search), self.photos
-        ]  # fmt: skip
-        self.judging = refine.prepare(views, max(160, full // 2))
-        count = config.refine.neighbours
-        ranked = refine.choose_neighbours(views, count + 2)
-        # Two of the ranked frames of every view are kept out of matching: they judge the round.
-        self.judges = [r[2:6:3] if len(r) > 4 else [] for r in ranked]
-        self.neighbours = [
-            [j for j in r if j not in held][:count]
-            for r, held in zip(ranked, self.judges, strict=True)
-        ]
+        self.passes = refine.Passes(views, config.refine)
+        self.photos = self.passes.photos
+        self.judging = refine.prepare(views, max(160, self.photos.camera.width // 2))
         self.camera: Camera = self.photos.camera
         train = training_camera(views.camera, config.field.width)
         self.train = train
         self.eye = train.scaled(min(config.stereo.supersample, views.camera.width / train.width))
         # A highlight hides a pixel in one frame only: the content area is where any frame sees.
         self.content = np.broadcast_to((self.photos.weight > 0).any(0), self.photos.weight.shape)
+        self.judged = np.unique(np.linspace(0, len(views) - 1, JUDGED_VIEWS).astype(int)).tolist()
+        self.neighbours: list[list[int]] = []
+        self.judges: dict[int, list[int]] = {}
+
+    def choose_neighbours(self, maps: Maps) -> None:
+        """Which frames each is compared with from now on, at the rough depths of round 0.
+
+        Two of the best ranked frames of each judged view are kept out of its matching.
+        """
+        count = self.config.refine.neighbours
+        ranked = refine.choose_neighbours(
+            maps.z, self.camera, self.views.world_from_camera, count + 2
+        )
+        self.judges = {i: ranked[i][2:6:3] for i in self.judged if len(ranked[i]) > 4}
+        self.neighbours = [
+            [j for j in r if j not in self.judges.get(i, [])][:count] for i, r in enumerate(ranked)
+        ]
 
     def coarse(self, field: Any) -> Generator[Event, None, Maps]:
         """Round 0: the field's own median depth."""
@@ -251,18 +262,15 @@ class Bench:
             return maps, share
         if round_ > 1 and before is not None:
             maps = _surer(maps, before)
+        elif config.refine.wide_band > 0:
+            wide = self.passes.wide()
+            maps = refine.corrected(wide, self.neighbours, maps, config.refine)
         yield ViewsMeasured(round_, "real frames", 0, len(self.views))
         out, _ = refine.refine_depths(
-            self.passes, self.neighbours, maps, self.bands(round_), config.refine, untaught
+            self.passes.of_round(round_), self.neighbours, maps, config.refine, untaught
         )
         yield ViewsMeasured(round_, "real frames", len(self.views), len(self.views))
         return out, share
-
-    def bands(self, round_: int) -> list[float]:
-        """Half width of the search of each pass of a round, as a share of depth."""
-        c = self.config.refine
-        first = c.band * (1.0 if round_ <= 1 else c.band_later)
-        return [first, first * c.band_second]
 
     def _stack(self, parts: list[tuple[Array, Array, Array]]) -> Maps:
         z, sigma, trust = (np.stack(a).astype(np.float32) for a in zip(*parts, strict=True))
@@ -277,15 +285,14 @@ class Bench:
         return DenseTargets(z, small.trust, np.nan_to_num(small.sigma, nan=1.0))
 
     def held_out(self, maps: Maps) -> float:
-        """Mean NCC of up to 12 views against two real frames that each was not matched with.
+        """Mean NCC of the judged views against two real frames that each was not matched with.
 
         Held out of the matching of that view only: the field has seen every frame, and the map of a
         judging frame may take part in the fusion.
         """
         photos = self.judging
         small = maps.resized(photos.camera.width, photos.camera.height)
-        chosen = np.unique(np.linspace(0, len(self.views) - 1, 12).astype(int))
-        pairs = [(int(i), j) for i in chosen for j in self.judges[i]]
+        pairs = [(i, j) for i, judges in self.judges.items() for j in judges]
         return photo_score(photos, pairs, small.z, self.config.refine)
 
     def depth_maps(self, maps: Maps) -> list[DepthMap]:
@@ -325,8 +332,9 @@ def _field_map(z: Array, spread: Array) -> tuple[Array, Array, Array]:
 def _merge(stereo: DepthMap, own: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
     """The field's own depth and its reading in stereo, weighted by their variances.
 
-    Where both agree, trust rises; where they contradict each other the field is not consistent
-    with itself, and its depth is hardly trusted; where stereo has no answer the field stands alone.
+    Both come from one field, and their errors are alike (correlation 0.8 on phantoms): that they
+    agree makes a depth no surer. Where they contradict each other the field is not consistent with
+    itself, and its depth is hardly trusted; where one has no answer the other stands alone.
     """
     z, sigma, trust = own
     known, read = np.isfinite(z), np.isfinite(stereo.z)
@@ -334,12 +342,12 @@ def _merge(stereo: DepthMap, own: tuple[Array, Array, Array]) -> tuple[Array, Ar
         joint = np.hypot(sigma, stereo.sigma)
         agree = known & read & (np.abs(stereo.z - z) < np.maximum(3 * joint, 0.01 * z))
         a, b = 1 / sigma**2, 1 / stereo.sigma**2
-        mean, mean_sigma = (a * z + b * stereo.z) / (a + b), 1 / np.sqrt(a + b)
+        mean = (a * z + b * stereo.z) / (a + b)
     clash = known & read & ~agree
-    out = np.where(agree, mean, np.where(known, z, stereo.z))
     wide = np.where(clash, np.abs(stereo.z - z), np.where(known, sigma, stereo.sigma))
+    alone = np.where(known, trust, 0.5 * stereo.trust)
     return (
-        out,
-        np.where(agree, mean_sigma, wide),
-        np.where(agree, 0.4 + 0.4 * stereo.trust, np.where(clash, 0.05, trust)),
+        np.where(agree, mean, np.where(known, z, stereo.z)),
+        wide,
+        np.where(clash, 0.05, alone),
     )

@@ -11,8 +11,8 @@ import pytest
 import endorecon.stereo as stereo
 from endorecon.config import Config, with_differences
 from endorecon.io.rundir import RunDir
-from endorecon.loop import RoundFinished, RoundsFinished, judge, median_change, rounds
-from endorecon.scene import Disparity, StereoPair
+from endorecon.loop import RoundFinished, RoundsFinished, _merge, judge, median_change, rounds
+from endorecon.scene import DepthMap, Disparity, StereoPair
 
 from made_views import made_views  # isort: skip
 
@@ -74,6 +74,21 @@ def test_change_is_the_median_over_pixels_known_in_both() -> None:
     a = np.array([1.0, 2.0, np.nan, 4.0])
     assert median_change(a, np.array([1.01, 2.02, 5.0, np.nan])) == pytest.approx(0.01)
     assert median_change(a, np.full(4, np.nan)) == 1.0
+
+
+def test_a_reading_that_agrees_makes_a_depth_no_surer_and_one_that_contradicts_casts_doubt() -> (
+    None
+):
+    nan = np.nan
+    read = np.array([[10.1, 13.0, nan, 7.0, nan]])
+    stereo = DepthMap(read, 0.2 + 0 * read, np.isfinite(read) * 1.0, np.eye(3), np.eye(4), 0)
+    own = np.array([[10.0, 10.0, 10.0, nan, nan]])
+    sigma, trust = np.full((1, 5), 0.1), np.where(np.isfinite(own), 0.3, 0.0)
+    z, s, t = _merge(stereo, (own, sigma, trust))
+    np.testing.assert_allclose(z, [[10.02, 10.0, 10.0, 7.0, nan]])
+    assert s[0, 0] == s[0, 2] == 0.1 and t[0, 0] == t[0, 2] == 0.3
+    assert s[0, 1] == 3.0 and t[0, 1] < 0.1
+    assert s[0, 3] == 0.2 and t[0, 3] > 0 and t[0, 4] == 0
 
 
 @pytest.mark.slow

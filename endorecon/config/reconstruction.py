@@ -215,18 +215,24 @@ class RefineConfig:
     """False leaves the real frames out (a control, not a way to work)."""
     width: int = 640
     """Width of the refined depth maps in pixels."""
+    wide_width: int = 320
+    """Round 1 begins with a wide search on photos reduced to this width ..."""
+    wide_band: float = 0.3
+    """... over this half width, as a share of depth (0: no such search) ..."""
+    wide_steps: int = 77
+    """... in this many hypotheses."""
     search_width: int = 480
-    """The first pass of a round searches photos reduced to this width, where they are wider."""
+    """The next pass of a round searches photos reduced to this width, where they are wider."""
     neighbours: int = 12
     """Real frames that each depth is compared with."""
     machine: str = "cpu"
     """Where frames are swept: cpu or cuda; a run on a CUDA device sets it."""
     band: float = 0.08
-    """Half width of the first search, as a share of depth."""
+    """Half width of that search, as a share of depth."""
     band_later: float = 0.7
     """Later rounds search this share of it."""
     band_second: float = 0.25
-    """The second pass of a round, from a better prior, searches this share of it."""
+    """The last pass of a round, from a better prior, searches this share of it."""
     steps: int = 41
     """Hypotheses in the band."""
     radius: int = 3

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from endorecon import kernels
 from endorecon.refine import twin
-from endorecon.refine.photos import Photos, linked
+from endorecon.refine.neighbours import linked
+from endorecon.refine.photos import Photos
 from endorecon.refine.sweep import beside, in_parallel
 
 Array = NDArray[Any]

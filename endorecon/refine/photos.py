@@ -1,4 +1,4 @@
-"""Real frames as the matcher sees them, and which of them to compare with which.
+"""Real frames as the matcher sees them.
 
 Conventions: depth z, pixel centres at .5, one pinhole for all photos, world_from_camera.
 """
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from endorecon.geometry import project
 from endorecon.scene import Camera, Views
 
 Array = NDArray[Any]
@@ -62,60 +61,3 @@ def high_pass(image: Array) -> Array:
     import cv2
 
     return (image - cv2.GaussianBlur(image, (0, 0), 12.0)).astype(np.float32)
-
-
-def choose_neighbours(views: Views, count: int) -> list[list[int]]:
-    """For each view the real frames to compare it with: much shared surface, real parallax.
-
-    Greedy: the score is shared share x parallax (best at 3-12 degrees), less for a frame that
-    stands where a chosen one stands already.
-    """
-    points, centres = views.points.xyz, views.world_from_camera[:, :3, 3]
-    K, n = views.camera.K, len(views)
-    if len(points) > 1500:
-        points = points[:: len(points) // 1500 + 1]
-    seen = np.zeros((n, len(points)), bool)
-    for i in range(n):
-        uv, z = project(points, views.world_from_camera[i], K)
-        inside = (z > 0) & (uv > 0).all(1) & (uv < [views.camera.width, views.camera.height]).all(1)
-        where = np.clip(np.nan_to_num(uv), 0, 1e6).astype(int)
-        x = np.minimum(where[:, 0], views.camera.width - 1)
-        y = np.minimum(where[:, 1], views.camera.height - 1)
-        seen[i] = inside & views.masks[i][y, x]
-    chosen: list[list[int]] = []
-    for i in range(n):
-        own = seen[i]
-        scores = np.zeros(n)
-        offset = np.zeros((n, 3))
-        for j in range(n):
-            both = own & seen[j]
-            if j == i or both.sum() < 12:
-                continue
-            a, b = points[both] - centres[i], points[both] - centres[j]
-            cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-            angle = float(np.median(np.degrees(np.arccos(np.clip(cosine, -1, 1)))))
-            parallax = min(angle / 5.0, 1.0) * min(1.0, (14.0 / max(angle, 1e-6)) ** 2)
-            # A frame much nearer or farther shows the place at another scale: windows differ.
-            ratio = np.median(np.log(np.linalg.norm(b, axis=1) / np.linalg.norm(a, axis=1)))
-            alike = np.exp(-((float(ratio) / 0.3) ** 2))
-            scores[j] = both.sum() / own.sum() * parallax * alike
-            offset[j] = (centres[j] - centres[i]) / float(np.median(np.linalg.norm(a, axis=1)))
-        mine: list[int] = []
-        worth = scores.copy()
-        while len(mine) < count and worth.max() > 0.02:
-            j = int(worth.argmax())
-            mine.append(j)
-            worth[j] = 0.0
-            distance = np.linalg.norm(offset - offset[j], axis=1)
-            worth *= 1.0 - 0.6 * np.exp(-((distance / 0.04) ** 2))
-        chosen.append(mine)
-    return chosen
-
-
-def linked(neighbours: list[list[int]]) -> list[list[int]]:
-    """For each frame its neighbours, then the frames that chose it."""
-    out: list[list[int]] = []
-    for i, mine in enumerate(neighbours):
-        back = [j for j, theirs in enumerate(neighbours) if i in theirs and j not in mine]
-        out.append(mine + back)
-    return out
