@@ -26,7 +26,6 @@ import torch
 from scipy.optimize import minimize
 from scoring import similarity
 
-from endorecon import refine
 from endorecon.batch_scoring import sample
 from endorecon.cli import config_of
 from endorecon.evaluate.inputs import source_camera
@@ -56,12 +55,8 @@ def evidence_of(pair: str, preset: str) -> tuple[Array, Array, Array]:
     bench.choose_neighbours(untaught)
     passes = []
     for before in run.rounds()[:-1][:2]:
-        passes.append(
-            refine.refine_depths(
-                bench.passes.of_round(before + 1), bench.neighbours,
-                bench.maps(run.round_depths(before)), config.refine, untaught,
-            )
-        )  # fmt: skip
+        prior = bench.maps(run.round_depths(before))
+        passes.append(bench.refined(before + 1, prior, untaught))
     T, _ = similarity(run, truth)
     camera, source = bench.camera, source_camera(run.info())
     uv = distort_pixels(source, camera, pixel_grid(camera.width, camera.height))

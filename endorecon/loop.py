@@ -22,7 +22,7 @@ from endorecon.field import open_field
 from endorecon.field.batches import training_camera
 from endorecon.field.fit import DenseTargets, StepDone, fit_field
 from endorecon.io.rundir import RunDir
-from endorecon.refine.rounds import Maps
+from endorecon.refine import Maps
 from endorecon.refine.score import photo_score
 from endorecon.scene import Camera, DepthMap, Views
 from endorecon.stereo import open_matcher
@@ -262,15 +262,18 @@ class Bench:
             return maps, share
         if round_ > 1 and before is not None:
             maps = _surer(maps, before)
-        elif config.refine.wide_band > 0:
-            wide = self.passes.wide()
-            maps = refine.corrected(wide, self.neighbours, maps, config.refine)
         yield ViewsMeasured(round_, "real frames", 0, len(self.views))
-        out, _ = refine.refine_depths(
-            self.passes.of_round(round_), self.neighbours, maps, config.refine, untaught
-        )
+        out, _ = self.refined(round_, maps, untaught)
         yield ViewsMeasured(round_, "real frames", len(self.views), len(self.views))
         return out, share
+
+    def refined(self, round_: int, prior: Maps, untaught: Maps) -> tuple[Maps, refine.Evidence]:
+        """What the real frames make of the prior of a round, and the evidence for its sigma."""
+        c = self.config.refine
+        if round_ <= 1 and c.wide_band > 0:
+            prior = refine.corrected(self.passes.wide(), self.neighbours, prior, c)
+        passes = self.passes.of_round(round_)
+        return refine.refine_depths(passes, self.neighbours, prior, c, untaught)
 
     def _stack(self, parts: list[tuple[Array, Array, Array]]) -> Maps:
         z, sigma, trust = (np.stack(a).astype(np.float32) for a in zip(*parts, strict=True))

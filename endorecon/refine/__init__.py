@@ -1,5 +1,6 @@
 """Depths sharpened and judged in real neighbour frames, so that the loop cannot confirm itself."""
 
+from endorecon.refine.certainty import Evidence
 from endorecon.refine.neighbours import choose_neighbours
 from endorecon.refine.photos import Photos, grey, high_pass, prepare
 from endorecon.refine.prior import condition
@@ -8,6 +9,6 @@ from endorecon.refine.sweep import Sweep, fuse, sweep
 from endorecon.refine.wide import corrected
 
 __all__ = [
-    "Maps", "Pass", "Passes", "Photos", "Sweep", "choose_neighbours", "condition", "corrected",
-    "fuse", "grey", "high_pass", "prepare", "refine_depths", "sweep",
+    "Evidence", "Maps", "Pass", "Passes", "Photos", "Sweep", "choose_neighbours", "condition",
+    "corrected", "fuse", "grey", "high_pass", "prepare", "refine_depths", "sweep",
 ]  # fmt: skip
