@@ -135,7 +135,8 @@ def at_coverage(e: Errors, covered: float) -> dict[str, float]:
 def report(name: str, e: Errors, out: list[str]) -> None:
     for share in SHARES:
         out.append(line(f"{name}, {100 * share:.0f} % by sigma", figures(e, share)))
-    out.append(line(f"{name}, 75 % of valid", at_coverage(e, 0.75)))
+    for covered in (0.75, 0.85):
+        out.append(line(f"{name}, {100 * covered:.0f} % of valid", at_coverage(e, covered)))
 
 
 def main() -> None:
