@@ -42,10 +42,9 @@ ROWS: dict[str, dict[str, dict[str, object]]] = {
     "two more rounds": {"loop": {"tolerance": 0.0, "max_rounds": 4}},
     GIVEN_POSES: {},
 }
-# Rounds of row `full` that a row would compute again, bit for bit.
-SHARED_ROUNDS = {
-    "pair alone": 1, "real frames alone": 1, "sgbm": 1, "one pass": 2, "two more rounds": 99
-}  # fmt: skip
+# Rounds of row `full` that a row would compute again, bit for bit (None: all of them). The field
+# of round 0 is not kept, so that rows which part from `full` there gain nothing.
+SHARED_ROUNDS: dict[str, int | None] = {"one pass": 2, "two more rounds": None}
 PARTS_OF_POSES = ("frames", "masks", "sparse", "transforms.json", "views.json", "frames.csv")
 NO_LOOP = "no loop"
 NO_LOOP_CHECKPOINTS = (300, 600, 900)

@@ -7,8 +7,9 @@ Runs on phantoms, as benchmarks/accuracy.py and `endorecon validate` leave them.
 rounds 1 and 2 is done again from the maps of the round before, and the truth tells the errors.
 Prints the lines for CertaintyConfig, and coverage and errors by rank on every world: for the worlds
 fitted on by a net that has not seen them (each left out in turn), for the others by the net that
---write stores in refine/certainty.json: its limits are shifted until they hold on the worlds left out. --evidence keeps what the refinements gave: they take
-minutes each. When the lines of CertaintyConfig change, the net is to be fitted again on the new.
+--write stores in refine/certainty.json: its limits are shifted until they hold on the worlds left
+out. --evidence keeps what the refinements gave: they take minutes each. When the lines of
+CertaintyConfig change, the net is to be fitted again on the new.
 """
 
 from __future__ import annotations

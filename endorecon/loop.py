@@ -206,8 +206,7 @@ class Bench:
         train = training_camera(views.camera, config.field.width)
         self.train = train
         self.eye = train.scaled(min(config.stereo.supersample, views.camera.width / train.width))
-        # A highlight hides a pixel in one frame only: the content area is where any frame sees.
-        self.content = np.broadcast_to((self.photos.weight > 0).any(0), self.photos.weight.shape)
+        self.content = np.broadcast_to(self.photos.content, self.photos.weight.shape)
         self.judged = np.unique(np.linspace(0, len(views) - 1, JUDGED_VIEWS).astype(int)).tolist()
         self.neighbours: list[list[int]] = []
         self.judges: dict[int, list[int]] = {}
@@ -335,7 +334,7 @@ def _field_map(z: Array, spread: Array) -> tuple[Array, Array, Array]:
 def _merge(stereo: DepthMap, own: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
     """The field's own depth and its reading in stereo, weighted by their variances.
 
-    Both come from one field, and their errors are alike (correlation 0.8 on phantoms): that they
+    Both come from one field, and their errors are alike (correlation 0.85 on a phantom): that they
     agree makes a depth no surer. Where they contradict each other the field is not consistent with
     itself, and its depth is hardly trusted; where one has no answer the other stands alone.
     """

@@ -41,7 +41,7 @@ def test_a_region_that_is_a_fifth_too_deep_is_put_right() -> None:
     assert not out.trust[np.isnan(out.z)].any()
 
 
-def test_a_prior_that_is_right_stays_to_the_bit() -> None:
+def test_a_prior_that_is_right_stays_as_it_is() -> None:
     one, truth = world()
     prior = prior_of(truth)
     out = corrected(one, OTHERS, prior, CONFIG)

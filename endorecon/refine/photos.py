@@ -26,6 +26,12 @@ class Photos:
     world_from_camera: Array  # (n, 4, 4)
     colour: Array | None = None  # (n, h, w, 3) uint8, for the edges of depth; None: they stay
 
+    @property
+    def content(self) -> Array:
+        """(h, w) bool, where any frame sees: a highlight hides a pixel in one, and its window still
+        tells where the surface is."""
+        return np.asarray((self.weight > 0).any(0))
+
 
 def prepare(views: Views, width: int) -> Photos:
     """Photos of `width` pixels (never wider than the views)."""

@@ -19,7 +19,16 @@ from endorecon.refine.consensus import Consensus, choose_sources, consensus
 from endorecon.refine.edges import snap
 from endorecon.refine.photos import Photos, prepare
 from endorecon.refine.sweep import in_parallel
-from endorecon.refine.sweeping import Checked, Maps, Pass, Swept, check_all, smoothed, sweep_all
+from endorecon.refine.sweeping import (
+    Checked,
+    Maps,
+    Pass,
+    Swept,
+    check_all,
+    smoothed,
+    starts,
+    sweep_all,
+)
 from endorecon.scene import Views
 
 Array = NDArray[Any]
@@ -80,12 +89,10 @@ def _one_pass(
     photos = one.photos
     h, w = photos.grey.shape[1:]
     prior = prior.resized(w, h)
-    # A highlight hides a pixel in one frame; its window still tells where the surface is.
-    content: Array = np.any(photos.weight > 0, axis=0)
-    swept = sweep_all(one, neighbours, prior, content, config)
+    swept = sweep_all(one, neighbours, starts(photos, prior, config), config)
     checked = check_all(photos, neighbours, swept, config)
     judged = _judged(swept, checked, prior, config, seen)
-    return _smooth_maps(photos, judged, swept, checked, content, config)
+    return _smooth_maps(photos, judged, swept, checked, config)
 
 
 def _judged(swept: Swept, checked: Checked, prior: Maps, config: RefineConfig, seen: bool) -> Maps:
@@ -120,10 +127,11 @@ def _smooth_maps(
     maps: Maps,
     swept: Swept,
     checked: Checked,
-    content: Array,
     config: RefineConfig,
 ) -> tuple[Maps, Evidence]:
     """The maps as smooth surfaces, edges where the picture has them; and the evidence."""
+
+    content = photos.content
 
     def finish(i: int) -> tuple[Array, ...]:
         found = smoothed(maps, i, content, config)

@@ -103,16 +103,20 @@ class Checked:
     against: Array
 
 
-def sweep_all(
-    one: Pass, neighbours: list[list[int]], prior: Maps, content: Array, config: RefineConfig
-) -> Swept:
-    """Every photo swept round its smoothed prior."""
+def starts(photos: Photos, prior: Maps, config: RefineConfig) -> Array:
+    """The smooth depths (n, h, w) that the sweeps go round; prior at the photos' size."""
+    content = photos.content
+    return np.stack(in_parallel(lambda i: smoothed(prior, i, content, config).z, len(prior.z)))
+
+
+def sweep_all(one: Pass, neighbours: list[list[int]], start: Array, config: RefineConfig) -> Swept:
+    """Every photo swept round `start` (n, h, w)."""
     photos, band = one.photos, one.band
     n, h, w = photos.grey.shape
 
     def of(i: int) -> tuple[Array, ...]:
-        z0 = smoothed(prior, i, content, config).z
-        found = sweep(photos, i, neighbours[i], z0, np.full((h, w), band), config, one.steps)
+        search = np.full((h, w), band)
+        found = sweep(photos, i, neighbours[i], start[i], search, config, one.steps)
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = np.sqrt(config.cost_noise / np.maximum(found.curvature, 1e-9))
             sigma = found.z * np.sqrt(relative**2 + config.sigma_floor**2)
@@ -122,10 +126,10 @@ def sweep_all(
             np.where(bad, np.nan, found.z).astype(np.float32),
             np.where(bad, np.nan, sigma).astype(np.float32),
             np.where(bad, 0, found.score).astype(np.float32),
-            z0,
         )
 
-    return Swept(*(np.stack(a) for a in zip(*in_parallel(of, n), strict=True)))
+    z, sigma, score = (np.stack(a) for a in zip(*in_parallel(of, n), strict=True))
+    return Swept(z, sigma, score, start)
 
 
 def check_all(

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endorecon.config import RefineConfig
-from endorecon.refine.sweeping import Maps, Pass, check_all, sweep_all
+from endorecon.refine.sweeping import Maps, Pass, check_all, starts, sweep_all
 
 Array = NDArray[Any]
 
@@ -35,13 +35,12 @@ def corrected(one: Pass, neighbours: list[list[int]], prior: Maps, config: Refin
     photos = one.photos
     h, w = photos.grey.shape[1:]
     small = prior.resized(w, h)
-    content: Array = np.any(photos.weight > 0, axis=0)
-    wide = sweep_all(one, neighbours, small, content, config)
+    start = starts(photos, small, config)
     narrow = Pass(photos, config.band, max(9, round(config.steps / 2) | 1))
-    near = sweep_all(narrow, neighbours, small, content, config)
+    wide, near = (sweep_all(p, neighbours, start, config) for p in (one, narrow))
     found = check_all(photos, neighbours, wide, config)
     with np.errstate(invalid="ignore", divide="ignore"):
-        away = np.abs(np.log(found.z / wide.start)) > AWAY
+        away = np.abs(np.log(found.z / start)) > AWAY
     sure = away & (found.agree >= AGREE) & (found.agree > 2 * found.against)
     sure &= wide.score > near.score + BETTER
     kept = np.isfinite(near.z)
@@ -51,14 +50,9 @@ def corrected(one: Pass, neighbours: list[list[int]], prior: Maps, config: Refin
         fixed = Maps(
             np.where(take, found.z, np.where(doubt, np.nan, small.z)).astype(np.float32),
             np.where(take, SIGMA * found.z, small.sigma).astype(np.float32),
-            np.where(take, TRUST, np.where(doubt, 0, small.trust)).astype(np.float32),
-        )
-    rows, columns = (
-        np.minimum((np.arange(full) + 0.5) * part / full, part - 1).astype(int)
-        for full, part in zip(prior.z.shape[1:], (h, w), strict=True)
-    )
-    changed = (take | doubt)[:, rows[:, None], columns]
-    fixed = fixed.resized(prior.z.shape[2], prior.z.shape[1])
+            np.where(take, TRUST, np.where(doubt, 0, np.nan)).astype(np.float32),
+        ).resized(prior.z.shape[2], prior.z.shape[1])
+    changed = np.isfinite(fixed.trust)
     return Maps(
         np.where(changed, fixed.z, prior.z),
         np.where(changed, fixed.sigma, prior.sigma),
