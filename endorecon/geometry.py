@@ -132,6 +132,41 @@ def umeyama(
     return compose(R, mb - scale * R @ ma, scale)
 
 
+def triangulate(
+    uv: Array, point_of: Array, view_of: Array, world_from_camera: Array, K: Array, start: Array
+) -> Array:
+    """Points (m, 3) nearest to the pixels that saw them, from `start` (m, 3) by Gauss-Newton.
+
+    Observation k: point, view, pixel uv (k, 2). A point that a step would take behind a camera, or
+    out of a region in which steps are small, stays where it was.
+    """
+    out = np.array(start, float)
+    f = np.array([K[0, 0], K[1, 1]])
+    R, centre = world_from_camera[view_of, :3, :3], world_from_camera[view_of, :3, 3]
+    for _ in range(4):
+        local = np.einsum("kji,kj->ki", R, out[point_of] - centre)
+        z = np.where(local[:, 2] > 0, local[:, 2], np.nan)
+        miss = uv - (local[:, :2] / z[:, None] * f + K[:2, 2])
+        slope = np.zeros((len(z), 2, 3))
+        slope[:, 0, 0], slope[:, 0, 2] = f[0] / z, -f[0] * local[:, 0] / z**2
+        slope[:, 1, 1], slope[:, 1, 2] = f[1] / z, -f[1] * local[:, 1] / z**2
+        J = slope @ R.transpose(0, 2, 1)
+        normal, pull = np.zeros((len(out), 3, 3)), np.zeros((len(out), 3))
+        np.add.at(normal, point_of, np.einsum("kai,kaj->kij", J, J))
+        np.add.at(pull, point_of, np.einsum("kai,ka->ki", J, miss))
+        good = np.isfinite(pull).all(1) & np.isfinite(normal).all((1, 2))
+        trace = np.trace(normal, axis1=1, axis2=2)
+        good &= trace > 0
+        normal[~good], pull[~good] = np.eye(3), 0
+        damp = 1e-9 * np.where(good, trace, 1.0)
+        step = np.linalg.solve(normal + damp[:, None, None] * np.eye(3), pull[..., None])[..., 0]
+        nearest = np.full(len(out), np.inf)
+        np.minimum.at(nearest, point_of, np.nan_to_num(z, nan=0.0))
+        small = np.linalg.norm(step, axis=1) < 0.1 * nearest
+        out = np.where(small[:, None], out + step, out)
+    return out
+
+
 def align_cameras(world_from_camera_a: Array, world_from_camera_b: Array) -> Array:
     """Similarity `b_from_a` of two sets of the same cameras (n, 4, 4).
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -79,6 +79,16 @@ class RoundsFinished:
     why: str
 
 
+@dataclass(frozen=True)
+class Moved:
+    """What settling the poses in the pictures brought: pixels by which links that took no part lie
+    off their epipolar lines, before and after; taken: the new poses are in use."""
+
+    before_px: float
+    after_px: float
+    taken: bool
+
+
 Event = RoundStarted | StepDone | ViewsMeasured | RoundFinished | Warned | RoundsFinished
 
 
@@ -88,9 +98,12 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
     bench = Bench(views, config)
     field = open_field(config.field, views, seed, device)
     history = yield from _resume(run, field)
+    depths = None
     if history:
         bench.choose_neighbours(bench.maps(run.round_depths(0)))
-    depths = bench.maps(run.round_depths(history[-1]["round"])) if history else None
+        last = run.round_depths(history[-1]["round"])
+        depths = bench.maps(last)
+        bench.move(np.stack([d.world_from_camera for d in last]))
     while (verdict := judge(history, config)) is None:
         k = len(history)
         begun = time.monotonic()
@@ -100,7 +113,7 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
         yield RoundStarted(k, steps)
         targets = None if depths is None or k == 1 else bench.targets(depths)
         if steps:
-            yield from fit_field(field, views, targets, config.field, steps)
+            yield from fit_field(field, bench.views, targets, config.field, steps)
         if k == 0:
             fresh, agreement = (yield from bench.coarse(field)), 1.0
             bench.choose_neighbours(fresh)
@@ -118,6 +131,8 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
             "stereo_agreement": agreement,
             "kernels": field.kernels,
         }
+        if k == 1 and bench.settled is not None:
+            metrics["settled"] = asdict(bench.settled)
         history.append(metrics)
         run.save_round(k, field.state(), bench.depth_maps(fresh), metrics)
         if k > 1:
@@ -210,6 +225,7 @@ class Bench:
         self.judged = np.unique(np.linspace(0, len(views) - 1, JUDGED_VIEWS).astype(int)).tolist()
         self.neighbours: list[list[int]] = []
         self.judges: dict[int, list[int]] = {}
+        self.settled: Moved | None = None
 
     def choose_neighbours(self, maps: Maps) -> None:
         """Which frames each is compared with from now on, at the rough depths of round 0.
@@ -268,11 +284,34 @@ class Bench:
 
     def refined(self, round_: int, prior: Maps, untaught: Maps) -> tuple[Maps, refine.Evidence]:
         """What the real frames make of the prior of a round, and the evidence for its sigma."""
-        c = self.config.refine
+        c, seen = self.config.refine, 0
         if round_ <= 1 and c.wide_band > 0:
             prior = refine.corrected(self.passes.wide(), self.neighbours, prior, c)
-        passes = self.passes.of_round(round_)
-        return refine.refine_depths(passes, self.neighbours, prior, c, untaught)
+        if round_ == 1 and c.settle:
+            seen = 1
+            first = self.passes.of_round(round_)[:seen]
+            prior, _ = refine.refine_depths(first, self.neighbours, prior, c, untaught)
+            self._settle(prior)
+        passes = self.passes.of_round(round_)[seen:]
+        return refine.refine_depths(passes, self.neighbours, prior, c, untaught, seen > 0)
+
+    def _settle(self, maps: Maps) -> None:
+        """Poses adjusted to all pictures, unless the links that took no part speak against it."""
+        photos = self.photos
+        maps = maps.resized(self.camera.width, self.camera.height)
+        found = refine.settle(photos, self.neighbours, maps, self.config.refine)
+        self.settled = Moved(found.before, found.after, found.credible)
+        if found.credible:
+            self.move(found.world_from_camera)
+
+    def move(self, world_from_camera: Array) -> None:
+        """Go on with other poses (n, 4, 4); the same poses change nothing."""
+        if np.array_equal(world_from_camera, self.views.world_from_camera):
+            return
+        self.views = self.views.with_poses(world_from_camera)
+        self.passes.move(self.views)
+        self.photos = self.passes.photos
+        self.judging = replace(self.judging, world_from_camera=world_from_camera)
 
     def _stack(self, parts: list[tuple[Array, Array, Array]]) -> Maps:
         z, sigma, trust = (np.stack(a).astype(np.float32) for a in zip(*parts, strict=True))

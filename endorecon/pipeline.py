@@ -22,7 +22,7 @@ import numpy as np
 from endorecon import __version__
 from endorecon.config import Config, as_dict
 from endorecon.errors import EndoreconError, InputRefused, NotEnoughInformation
-from endorecon.io import calibration, datasets, viewstore
+from endorecon.io import calibration, datasets, trajectories, viewstore
 from endorecon.io.rundir import RunDir, hash_file
 from endorecon.scene import DepthMap, Frames, Views
 
@@ -128,7 +128,8 @@ def _stages(run: RunDir, job: Job, begun: float) -> Iterator[Any]:
     t = time.monotonic()
     yield StageStarted("rounds")
     ended: loop.RoundsFinished | None = None
-    for event in noting(loop.rounds(views, job.config, run, job.seed, job.device)):
+    config = _as_given(job.config) if (run.info().get("poses") or {}).get("given") else job.config
+    for event in noting(loop.rounds(views, config, run, job.seed, job.device)):
         if isinstance(event, loop.RoundsFinished):
             ended = event
         yield event
@@ -226,6 +227,7 @@ def _save_views(run: RunDir, frames: Frames, result: Any) -> None:
             "focal_play": result.focal_play,
             "depth_sigma": result.depth_sigma,
             "other_models": list(result.other_models),
+            "given": result.given,
         },
     )  # fmt: skip
     viewstore.save(run.path, views)
@@ -240,8 +242,18 @@ def _finish(run: RunDir, views: Views, config: Config, best: int) -> None:
     depths = [_measured(d, limit, least) for d in run.round_depths(best)]
     for depth in depths:
         run.save_depth(depth)
+    # views.json keeps the poses that the rounds began with: a later start repeats their bits.
+    trajectories.write_transforms(
+        run.path / "transforms.json",
+        views.with_poses(np.stack([d.world_from_camera for d in depths])),
+    )
     fused = surface.fuse(depths, list(views.images), config.surface, views.unit, views.space)
     run.save_surface(fused, (f"endorecon {__version__}", f"round={best}"))
+
+
+def _as_given(config: Config) -> Config:
+    """The config for poses that the user has given: they stay."""
+    return dataclasses.replace(config, refine=dataclasses.replace(config.refine, settle=False))
 
 
 def _measured(depth: DepthMap, limit: float, least: float) -> DepthMap:

@@ -46,6 +46,7 @@ class PosesResult:
     other_models: tuple[int, ...] = ()  # sizes of models that could not be joined
     focal_play: float = 0.0  # half width of the 95 % interval of ln(focal length), if refined
     depth_sigma: float = 0.0  # relative sigma of depth by which given poses contradict the matches
+    given: bool = False  # by the user: nothing moves them
 
 
 def estimate_views(
@@ -180,7 +181,7 @@ def given_views(
     unit = unit or trajectory.unit
     source = "given poses" if unit == "mm" else None
     found = _views(replace(frames, camera=camera), model, notes, angle, False, (), source)
-    return replace(found, depth_sigma=sigma)
+    return replace(found, depth_sigma=sigma, given=True)
 
 
 def misfit_sigma(given_px: float, own_px: float, focal_px: float, angle_deg: float) -> float:

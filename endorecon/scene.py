@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from endorecon import geometry
+
 Unit = Literal["mm", "unitless"]
 Space = Literal["reconstruction", "LPS"]
 CameraModel = Literal["PINHOLE", "OPENCV", "OPENCV_FISHEYE"]
@@ -134,6 +136,12 @@ class SparsePoints:
         R, c = world_from_camera[self.view_of, :3, 2], world_from_camera[self.view_of, :3, 3]
         return np.einsum("ki,ki->k", self.xyz[self.point_of] - c, R)
 
+    def with_poses(self, world_from_camera: Array, K: Array) -> SparsePoints:
+        """The points triangulated anew with poses (n, 4, 4) near those that they are from."""
+        at = (self.point_of, self.view_of, world_from_camera, K)
+        xyz = geometry.triangulate(self.uv, *at, self.xyz)
+        return replace(self, xyz=xyz)
+
 
 @dataclass(frozen=True)
 class Views:
@@ -170,6 +178,14 @@ class Views:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def with_poses(self, world_from_camera: Array) -> Views:
+        """The same views at other poses (n, 4, 4) near the old, their points triangulated anew."""
+        return replace(
+            self,
+            world_from_camera=world_from_camera,
+            points=self.points.with_poses(world_from_camera, self.camera.K),
+        )
 
 
 @dataclass(frozen=True)

@@ -18,27 +18,27 @@ from typing import Any
 
 import numpy as np
 
-_STEPS = 8
+from endorecon.patches import Picture, Shifts, picture, shift_patches
+
 _LEAST_NCC = 0.9
+_LEAST_CONTRAST = 0.01  # grey values (0..255)
 _FURTHEST_PX = 3.0
 _PLANE_POINTS = 16  # that tell the slant of the surface at a point
 _STEEPEST = 0.15  # cosine to the line of sight below which a plane is not believed
 _FEW = 40  # a frame keeps unsharpened observations rather than having fewer
 
 
-def _pictures(model: Any, folder: Path) -> dict[int, list[np.ndarray]]:
-    """Smoothed picture and its two derivatives, by image id."""
+def _pictures(model: Any, folder: Path) -> dict[int, Picture]:
+    """Smoothed pictures by image id."""
     import pycolmap as pc
-    from scipy.ndimage import correlate1d, gaussian_filter
+    from scipy.ndimage import gaussian_filter
 
     out = {}
-    slope = np.array([-0.5, 0.0, 0.5], np.float32)
     for k in model.reg_image_ids():
         bitmap = pc.Bitmap.read(str(folder / model.image(k).name), as_rgb=False)
         assert bitmap is not None, "the parent has written every picture"
         grey = bitmap.to_array()
-        smooth = gaussian_filter(grey.reshape(grey.shape[:2]).astype(np.float32), 1.0)
-        out[k] = [smooth, correlate1d(smooth, slope, 1), correlate1d(smooth, slope, 0)]
+        out[k] = picture(gaussian_filter(grey.reshape(grey.shape[:2]).astype(np.float32), 1.0))
     return out
 
 
@@ -47,9 +47,9 @@ def _seen_from(model: Any) -> dict[int, np.ndarray]:
     return {k: np.asarray(model.image(k).cam_from_world().matrix()) for k in model.reg_image_ids()}
 
 
-def _radius(pictures: dict[int, list[np.ndarray]]) -> int:
+def _radius(pictures: dict[int, Picture]) -> int:
     """Half width of a patch in pixels."""
-    width = next(iter(pictures.values()))[0].shape[1]
+    width = next(iter(pictures.values())).grey.shape[1]
     return int(np.clip(round(width / 85), 5, 10))
 
 
@@ -108,19 +108,6 @@ def _warp(
     return _spread(camera, b, xyz, axes) @ np.linalg.inv(_spread(camera, a, xyz, axes))
 
 
-def _sample(picture: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """Values (...) at pixels (..., 2), centres at .5, bilinear."""
-    h, w = picture.shape
-    x = np.clip(uv[..., 0] - 0.5, 0, w - 1.001)
-    y = np.clip(uv[..., 1] - 0.5, 0, h - 1.001)
-    i, j = y.astype(np.int32), x.astype(np.int32)
-    fy, fx = (y - i).astype(np.float32), (x - j).astype(np.float32)
-    flat, at = picture.ravel(), i * w + j
-    upper = flat[at] * (1 - fx) + flat[at + 1] * fx
-    lower = flat[at + w] * (1 - fx) + flat[at + w + 1] * fx
-    return upper * (1 - fy) + lower * fy
-
-
 def _points(
     model: Any, seen_from: dict[int, np.ndarray]
 ) -> tuple[np.ndarray, list[list[tuple[int, int, float]]], list[int]]:
@@ -169,50 +156,10 @@ def _normals(
     return surface_normals(xyz, towards)
 
 
-def shift_patches(
-    reference: list[np.ndarray],
-    picture: list[np.ndarray],
-    uv_reference: np.ndarray,
-    uv: np.ndarray,
-    warp: np.ndarray,
-    radius: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (n, 2) where the patches agree best, started at `uv`, and their NCC (n,).
-
-    warp: (n, 2, 2), from offsets in the reference to offsets in the picture.
-    """
-    span = np.arange(-radius, radius + 1)
-    offsets = np.stack(np.meshgrid(span, span), -1).reshape(-1, 2).astype(float)
-    weight = np.exp(-(offsets**2).sum(1) / (2 * (radius / 1.8) ** 2)).astype(np.float32)
-    weight /= weight.sum()
-
-    def centred(values: np.ndarray) -> np.ndarray:
-        return values - (values * weight).sum(1, keepdims=True)
-
-    template = centred(_sample(reference[0], uv_reference[:, None] + offsets))
-    contrast = np.sqrt((template**2 * weight).sum(1, keepdims=True))
-    moved = np.einsum("nij,kj->nki", warp, offsets)
-    now = uv.copy()
-    ncc = np.zeros(len(uv))
-    for step in range(_STEPS + 1):
-        at = now[:, None] + moved
-        values = centred(_sample(picture[0], at))
-        own = np.sqrt((values**2 * weight).sum(1, keepdims=True))
-        ncc = (template * values * weight).sum(1) / np.maximum((contrast * own)[:, 0], 1e-6)
-        if step == _STEPS:
-            break
-        gain = contrast / np.maximum(own, 1e-3)
-        gx = centred(_sample(picture[1], at)) * gain
-        gy = centred(_sample(picture[2], at)) * gain
-        left = template - values * gain
-        a, b, c = (gx * gx * weight).sum(1), (gx * gy * weight).sum(1), (gy * gy * weight).sum(1)
-        damp = 1e-3 * (a + c) + 1e-6
-        a, c = a + damp, c + damp
-        u, v = (gx * left * weight).sum(1), (gy * left * weight).sum(1)
-        move = np.stack([c * u - b * v, a * v - b * u], 1) / (a * c - b * b)[:, None]
-        length = np.maximum(np.linalg.norm(move, axis=1, keepdims=True), 1e-9)
-        now = now + move * np.minimum(1.0, 1.0 / length)
-    return now, ncc
+def _fine(found: Shifts, start: np.ndarray) -> np.ndarray:
+    """(n,) bool: matches that are alike and near where they were looked for."""
+    near = np.linalg.norm(found.uv - start, axis=1) < _FURTHEST_PX
+    return np.asarray((found.ncc > _LEAST_NCC) & near)
 
 
 def sharpen(model: Any, folder: Path) -> float:
@@ -233,9 +180,9 @@ def sharpen(model: Any, folder: Path) -> float:
         uv_a = np.array([points_a[k].xy for k in rows[:, 1]])
         uv_b = np.array([points_b[k].xy for k in rows[:, 2]])
         warp = _warp(camera, seen_from[a], seen_from[b], xyz[rows[:, 0]], normals[rows[:, 0]])
-        now, ncc = shift_patches(pictures[a], pictures[b], uv_a, uv_b, warp, radius)
-        fine = (ncc > _LEAST_NCC) & (np.linalg.norm(now - uv_b, axis=1) < _FURTHEST_PX)
-        for row, ok, uv in zip(rows, fine, now, strict=True):
+        found = shift_patches(pictures[a], pictures[b], uv_a, uv_b, warp, radius, _LEAST_CONTRAST)
+        fine = _fine(found, uv_b)
+        for row, ok, uv in zip(rows, fine, found.uv, strict=True):
             if ok:
                 good.append((b, int(row[2]), uv))
             else:
@@ -298,9 +245,11 @@ def extended(model: Any, folder: Path, masks: Path) -> Any:
                 continue
             start = uv[rows]
             reference = np.array([have[r, a] for r in rows.tolist()])
-            now, ncc = shift_patches(pictures[a], pictures[b], reference, start, warp, radius)
-            fine = (ncc > _LEAST_NCC) & (np.linalg.norm(now - start, axis=1) < _FURTHEST_PX)
-            for row, position in zip(rows[fine].tolist(), now[fine], strict=True):
+            found = shift_patches(
+                pictures[a], pictures[b], reference, start, warp, radius, _LEAST_CONTRAST
+            )
+            fine = _fine(found, start)
+            for row, position in zip(rows[fine].tolist(), found.uv[fine], strict=True):
                 have[row, b] = position
     return _rebuilt(model, xyz, have)
 

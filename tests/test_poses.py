@@ -270,22 +270,6 @@ def test_partial_models_that_contradict_each_other_are_not_tied() -> None:
     assert tied == 0 and len(merged) == 8
 
 
-def test_a_shifted_patch_is_found_to_a_twentieth_of_a_pixel() -> None:
-    from endorecon import sfm_refine
-
-    def wave(shift: np.ndarray, gain: float, lift: float) -> list[np.ndarray]:
-        y, x = np.mgrid[0:80, 0:90] + 0.5
-        x, y = x - shift[0], y - shift[1]
-        value = gain * (np.sin(x / 3.1) * np.cos(y / 4.3) + 0.5 * np.sin((x + y) / 5.7)) + lift
-        return [value, *np.gradient(value)[::-1]]
-
-    shift = np.array([0.83, -1.27])  # and a light that differs by gain and offset
-    a, b = wave(np.zeros(2), 40.0, 100.0), wave(shift, 25.0, 60.0)
-    start = np.array([[40.5, 40.5], [30.2, 50.9], [60.0, 25.0]])
-    found, ncc = sfm_refine.shift_patches(a, b, start, start, np.tile(np.eye(2), (3, 1, 1)), 8)
-    assert np.abs(found - (start + shift)).max() < 0.05 and ncc.min() > 0.99
-
-
 def test_a_frame_that_stands_in_the_wrong_place_is_put_right_from_its_matches(
     tmp_path: Path,
 ) -> None:

@@ -275,6 +275,14 @@ class RefineConfig:
     """... by the colours of a window of this half width (share of the width) ..."""
     edge_likeness: float = 0.05
     """... and this standard deviation of the display values (0..1) of one surface."""
+    settle: bool = True
+    """After the first search of round 1 the poses are adjusted to what all pictures show ..."""
+    settle_stride: float = 0.021
+    """... at places so far apart (share of the width) ..."""
+    settle_sigma: float = 0.02
+    """... whose depth is as sure as this, relatively ..."""
+    settle_radius: int = 4
+    """... by windows of this half width in pixels."""
     unconfirmed: float = 0.12
     """Smallest relative sigma of a depth that no real frame confirms."""
     certainty: CertaintyConfig = dataclasses.field(default_factory=CertaintyConfig)

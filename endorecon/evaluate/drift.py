@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from endorecon.evaluate.icp import IcpResult, Points, Target, pair
 from endorecon.evaluate.statistics import excess_variance
-from endorecon.geometry import scale_of
+from endorecon.geometry import scale_of, triangulate
 from endorecon.io.rundir import RunDir
 
 Array = NDArray[Any]
@@ -62,7 +62,10 @@ def pose_drift(run: RunDir) -> Drift | None:
     n = len(cameras.frame_index)
     if len(xyz) < _NEAR or n < 3 or int(view_of.max()) >= n:
         return None
-    return drift_of(cameras.world_from_camera, cameras.K, xyz, point_of, view_of, uv)
+    poses, K = cameras.world_from_camera, cameras.K
+    # The points are those of the poses before the rounds settled them.
+    xyz = triangulate(uv, point_of, view_of, poses, K, xyz)
+    return drift_of(poses, K, xyz, point_of, view_of, uv)
 
 
 def drift_of(

@@ -5,10 +5,12 @@ from endorecon.refine.neighbours import choose_neighbours
 from endorecon.refine.photos import Photos, grey, high_pass, prepare
 from endorecon.refine.prior import condition
 from endorecon.refine.rounds import Maps, Pass, Passes, refine_depths
+from endorecon.refine.settle import Settled, settle
 from endorecon.refine.sweep import Sweep, fuse, sweep
 from endorecon.refine.wide import corrected
 
 __all__ = [
-    "Evidence", "Maps", "Pass", "Passes", "Photos", "Sweep", "choose_neighbours", "condition",
-    "corrected", "fuse", "grey", "high_pass", "prepare", "refine_depths", "sweep",
+    "Evidence", "Maps", "Pass", "Passes", "Photos", "Settled", "Sweep", "choose_neighbours",
+    "condition", "corrected", "fuse", "grey", "high_pass", "prepare", "refine_depths", "settle",
+    "sweep",
 ]  # fmt: skip

@@ -40,12 +40,13 @@ def refine_depths(
     prior: Maps,
     config: RefineConfig,
     untaught: Maps | None = None,
+    seen: bool = False,
 ) -> tuple[Maps, Evidence]:
     """Sweep every photo in each pass (coarse to fine) round `prior`, then fuse across frames.
 
     untaught: what the field said before it was taught any depth of this kind (None: `prior`). A
     field that repeats what it was taught confirms nothing: judged by that, sigma shrank from round
-    to round while the errors grew.
+    to round while the errors grew. seen: the prior comes from a pass of the same round.
 
     Where the real frames say nothing, the prior stays, with its own sigma and little trust.
     """
@@ -54,7 +55,7 @@ def refine_depths(
     said = prior if untaught is None else untaught
     for k, one in enumerate(passes):
         photos = one.photos
-        maps, evidence = _one_pass(one, neighbours, maps, config, seen=k > 0)
+        maps, evidence = _one_pass(one, neighbours, maps, config, seen=seen or k > 0)
         h, w = maps.z.shape[1:]
         with np.errstate(invalid="ignore", divide="ignore"):
             away = np.abs(np.log(maps.z / said.resized(w, h).z)).astype(np.float32)
@@ -196,6 +197,14 @@ class Passes:
         search = min(full, config.search_width)
         self.photos = prepare(views, full)
         self._search = self.photos if search == full else prepare(views, search)
+
+    def move(self, views: Views) -> None:
+        """The same pictures at other poses."""
+        self._views = views
+        self.photos, self._search = (
+            replace(p, world_from_camera=views.world_from_camera)
+            for p in (self.photos, self._search)
+        )
 
     def of_round(self, round_: int) -> list[Pass]:
         """Coarse to fine."""

@@ -1,0 +1,168 @@
+"""Bundle adjustment of frames whose surfaces are known roughly everywhere.
+
+Unknown are the pose of each frame and the inverse depth of each place; a place belongs to a frame
+(its host) and is seen by others, as in Engel, Koltun and Cremers (Direct sparse odometry, PAMI
+2018). Gauss-Newton; the depths are eliminated (Schur), so that a system of 6 unknowns a frame
+remains. Camera_from_world is moved by a twist (turn, shift) from the left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endorecon.geometry import invert, rays
+from endorecon.refine.sweep import in_parallel
+
+Array = NDArray[Any]
+
+ITERATIONS = 5
+ROBUST = 3.0  # a miss beyond so many sigmas loses weight (Cauchy)
+DEPTH_SIGMA = 0.05  # of a place before anything is observed: relative, weak
+POSE_SIGMA_PX = 3.0  # of the poses at the start, as a motion in the picture: weak
+
+
+@dataclass(frozen=True)
+class Places:
+    """Places of one host frame: pixel (m, 2), inverse depth (m,) and its slope per pixel (m, 2)."""
+
+    uv: Array
+    inverse: Array
+    slope: Array
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Places of a host as another frame sees them: which (k,), where (k, 2), covariance in px^2."""
+
+    host: int
+    frame: int
+    place: Array
+    uv: Array
+    covariance: Array  # (k, 2, 2)
+
+
+@dataclass(frozen=True)
+class _Of:
+    """What one host adds: frames it touches, their normal matrix and gradient, and its depths."""
+
+    frames: list[int]
+    matrix: Array  # (6 f, 6 f), depths eliminated
+    gradient: Array  # (6 f,)
+    coupling: Array  # (6 f, m)
+    weight: Array  # (m,) of each inverse depth
+    pull: Array  # (m,)
+
+
+def adjust(
+    K: Array, world_from_camera: Array, places: Sequence[Places], seen: Sequence[Seen]
+) -> Array:
+    """Poses (n, 4, 4) at which the observations agree best, from those given.
+
+    A similarity of all is free: the answer is near the start by a weak prior only.
+    """
+    n = len(world_from_camera)
+    pose = invert(world_from_camera)
+    start = pose.copy()
+    inverse = [p.inverse.astype(float) for p in places]
+    first = [w.copy() for w in inverse]
+    by_host: list[list[Seen]] = [[] for _ in range(n)]
+    for s in seen:
+        by_host[s.host].append(s)
+    middle = np.median(np.concatenate([1 / w for w in inverse if len(w)] or [np.ones(1)]))
+    loose = (K[0, 0] / POSE_SIGMA_PX) ** 2 * np.repeat([1.0, 1.0 / middle**2], 3)
+    for _ in range(ITERATIONS):
+
+        def one(i: int, pose: Array = pose) -> _Of:
+            return _of_host(K, pose, i, places[i], inverse[i], first[i], by_host[i])
+
+        parts = in_parallel(one, n)
+        matrix, gradient = np.zeros((n, 6, n, 6)), np.zeros((n, 6))
+        for i in range(n):
+            matrix[i, :, i] += np.diag(loose)
+            gradient[i] -= loose * _twist(pose[i] @ invert(start[i]))
+        for p in parts:
+            f = len(p.frames)
+            matrix[np.ix_(p.frames, range(6), p.frames, range(6))] += p.matrix.reshape(f, 6, f, 6)
+            gradient[p.frames] += p.gradient.reshape(f, 6)
+        step = np.linalg.solve(matrix.reshape(6 * n, 6 * n), gradient.ravel()).reshape(n, 6)
+        for i, p in enumerate(parts):
+            move = (p.pull - p.coupling.T @ step[p.frames].ravel()) / p.weight
+            inverse[i] = np.clip(inverse[i] + move, 0.5 * first[i], 2 * first[i])
+        pose = _moved(step, pose)
+    return invert(pose)
+
+
+def _of_host(
+    K: Array, pose: Array, i: int, places: Places, inverse: Array, first: Array, seen: list[Seen]
+) -> _Of:
+    frames = [i, *(s.frame for s in seen)]
+    f, m = len(frames), len(inverse)
+    weight = 1 / np.maximum(DEPTH_SIGMA * first, 1e-12) ** 2
+    pull = weight * (first - inverse)
+    matrix, gradient = np.zeros((f, 6, f, 6)), np.zeros((f, 6))
+    coupling = np.zeros((f, 6, m))
+    ray = rays(places.uv, K)
+    for k, s in enumerate(seen, 1):
+        r, w = ray[s.place], inverse[s.place]
+        there = pose[s.frame] @ invert(pose[i])
+        q = r @ there[:3, :3].T + w[:, None] * there[:3, 3]  # the point there, times w
+        ahead = q[:, 2] > 1e-6
+        q = np.where(ahead[:, None], q, [0.0, 0.0, 1.0])
+        miss = s.uv - (q[:, :2] / q[:, 2:] * K[[0, 1], [0, 1]] + K[:2, 2])
+        D = np.zeros((len(q), 2, 3))
+        D[:, 0, 0], D[:, 0, 2] = K[0, 0] / q[:, 2], -K[0, 0] * q[:, 0] / q[:, 2] ** 2
+        D[:, 1, 1], D[:, 1, 2] = K[1, 1] / q[:, 2], -K[1, 1] * q[:, 1] / q[:, 2] ** 2
+        information = np.linalg.inv(s.covariance) * ahead[:, None, None]
+        far = np.einsum("ka,kab,kb->k", miss, information, miss)
+        information = information / (1 + far / ROBUST**2)[:, None, None]
+        back = D @ there[:3, :3]
+        theirs = np.concatenate([-_cross(D, q), D * w[:, None, None]], 2)
+        mine = np.concatenate([_cross(back, r), -back * w[:, None, None]], 2)
+        depth = D @ there[:3, 3]
+        for a, Ja in ((0, mine), (k, theirs)):
+            weighed = np.einsum("kba,kbc->kac", Ja, information)  # (k, 6, 2)
+            gradient[a] += np.einsum("kab,kb->a", weighed, miss)
+            coupling[a][:, s.place] += np.einsum("kab,kb->ak", weighed, depth)
+            for b, Jb in ((0, mine), (k, theirs)):
+                matrix[a, :, b] += np.tensordot(weighed, Jb, ((0, 2), (0, 1)))
+        of_depth = np.einsum("kab,kb->ka", information, depth)
+        weight[s.place] += (of_depth * depth).sum(1)
+        pull[s.place] += (of_depth * miss).sum(1)
+    flat = coupling.reshape(6 * f, m)
+    eliminated = flat / weight
+    return _Of(
+        frames,
+        matrix.reshape(6 * f, 6 * f) - eliminated @ flat.T,
+        gradient.ravel() - eliminated @ pull,
+        flat,
+        weight,
+        pull,
+    )
+
+
+def _cross(D: Array, q: Array) -> Array:
+    """(k, 2, 3): D [q]x, rows d -> d x q."""
+    return np.cross(D, q[:, None])
+
+
+def _moved(step: Array, pose: Array) -> Array:
+    """camera_from_world (n, 4, 4) after twists (n, 6) from the left."""
+    from scipy.spatial.transform import Rotation
+
+    out = pose.copy()
+    turn = Rotation.from_rotvec(step[:, :3]).as_matrix()
+    out[:, :3, :3] = turn @ pose[:, :3, :3]
+    out[:, :3, 3] = np.einsum("nab,nb->na", turn, pose[:, :3, 3]) + step[:, 3:]
+    return out
+
+
+def _twist(motion: Array) -> Array:
+    """(6,) turn and shift of a small rigid motion (4, 4)."""
+    from scipy.spatial.transform import Rotation
+
+    return np.concatenate([Rotation.from_matrix(motion[:3, :3]).as_rotvec(), motion[:3, 3]])
