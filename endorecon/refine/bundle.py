@@ -70,9 +70,10 @@ def adjust(
     start = pose.copy()
     inverse = [p.inverse.astype(float) for p in places]
     first = [w.copy() for w in inverse]
-    by_host: list[list[Seen]] = [[] for _ in range(n)]
+    by_host: list[list[tuple[Seen, Array]]] = [[] for _ in range(n)]
     for s in seen:
-        by_host[s.host].append(s)
+        if len(s.place):
+            by_host[s.host].append((s, np.linalg.inv(np.linalg.cholesky(s.covariance))))
     middle = np.median(np.concatenate([1 / w for w in inverse if len(w)] or [np.ones(1)]))
     loose = (K[0, 0] / POSE_SIGMA_PX) ** 2 * np.repeat([1.0, 1.0 / middle**2], 3)
     for _ in range(ITERATIONS):
@@ -98,56 +99,66 @@ def adjust(
 
 
 def _of_host(
-    K: Array, pose: Array, i: int, places: Places, inverse: Array, first: Array, seen: list[Seen]
+    K: Array,
+    pose: Array,
+    i: int,
+    places: Places,
+    inverse: Array,
+    first: Array,
+    seen: list[tuple[Seen, Array]],
 ) -> _Of:
-    frames = [i, *(s.frame for s in seen)]
+    frames = [i, *(s.frame for s, _ in seen)]
     f, m = len(frames), len(inverse)
     weight = 1 / np.maximum(DEPTH_SIGMA * first, 1e-12) ** 2
     pull = weight * (first - inverse)
     matrix, gradient = np.zeros((f, 6, f, 6)), np.zeros((f, 6))
     coupling = np.zeros((f, 6, m))
     ray = rays(places.uv, K)
-    for k, s in enumerate(seen, 1):
-        r, w = ray[s.place], inverse[s.place]
-        there = pose[s.frame] @ invert(pose[i])
-        q = r @ there[:3, :3].T + w[:, None] * there[:3, 3]  # the point there, times w
-        ahead = q[:, 2] > 1e-6
-        q = np.where(ahead[:, None], q, [0.0, 0.0, 1.0])
-        miss = s.uv - (q[:, :2] / q[:, 2:] * K[[0, 1], [0, 1]] + K[:2, 2])
-        D = np.zeros((len(q), 2, 3))
-        D[:, 0, 0], D[:, 0, 2] = K[0, 0] / q[:, 2], -K[0, 0] * q[:, 0] / q[:, 2] ** 2
-        D[:, 1, 1], D[:, 1, 2] = K[1, 1] / q[:, 2], -K[1, 1] * q[:, 1] / q[:, 2] ** 2
-        information = np.linalg.inv(s.covariance) * ahead[:, None, None]
-        far = np.einsum("ka,kab,kb->k", miss, information, miss)
-        information = information / (1 + far / ROBUST**2)[:, None, None]
-        back = D @ there[:3, :3]
-        theirs = np.concatenate([-_cross(D, q), D * w[:, None, None]], 2)
-        mine = np.concatenate([_cross(back, r), -back * w[:, None, None]], 2)
-        depth = D @ there[:3, 3]
-        for a, Ja in ((0, mine), (k, theirs)):
-            weighed = np.einsum("kba,kbc->kac", Ja, information)  # (k, 6, 2)
-            gradient[a] += np.einsum("kab,kb->a", weighed, miss)
-            coupling[a][:, s.place] += np.einsum("kab,kb->ak", weighed, depth)
-            for b, Jb in ((0, mine), (k, theirs)):
-                matrix[a, :, b] += np.tensordot(weighed, Jb, ((0, 2), (0, 1)))
-        of_depth = np.einsum("kab,kb->ka", information, depth)
-        weight[s.place] += (of_depth * depth).sum(1)
+    for k, (s, root) in enumerate(seen, 1):
+        J, miss = _linear(K, pose[s.frame] @ invert(pose[i]), ray[s.place], inverse[s.place], s)
+        miss = np.einsum("kab,kb->ka", root, miss)
+        sure = 1 / np.sqrt(1 + (miss**2).sum(1) / ROBUST**2)
+        miss, J = miss * sure[:, None], root @ J * sure[:, None, None]
+        of_depth = J[..., 12]
+        flat = J[..., :12].reshape(-1, 12)
+        matrix[np.ix_((0, k), range(6), (0, k), range(6))] += (flat.T @ flat).reshape(2, 6, 2, 6)
+        gradient[[0, k]] += (miss.ravel() @ flat).reshape(2, 6)
+        both = np.einsum("kab,ka->bk", J[..., :12], of_depth).reshape(2, 6, -1)
+        coupling[0][:, s.place] += both[0]
+        coupling[k][:, s.place] = both[1]
+        weight[s.place] += (of_depth**2).sum(1)
         pull[s.place] += (of_depth * miss).sum(1)
-    flat = coupling.reshape(6 * f, m)
-    eliminated = flat / weight
+    whole = coupling.reshape(6 * f, m)
+    eliminated = whole / weight
     return _Of(
         frames,
-        matrix.reshape(6 * f, 6 * f) - eliminated @ flat.T,
+        matrix.reshape(6 * f, 6 * f) - eliminated @ whole.T,
         gradient.ravel() - eliminated @ pull,
-        flat,
+        whole,
         weight,
         pull,
     )
 
 
+def _linear(K: Array, there: Array, ray: Array, inverse: Array, seen: Seen) -> tuple[Array, Array]:
+    """Jacobian (k, 2, 13) of the pixels by twist of the host, of the frame, and inverse depth; and
+    what is missing (k, 2). there: frame_from_host; a point behind the frame says nothing."""
+    q = ray @ there[:3, :3].T + inverse[:, None] * there[:3, 3]  # the point there, times inverse
+    ahead = (q[:, 2] > 1e-6)[:, None]
+    q = np.where(ahead, q, [0.0, 0.0, 1.0])
+    miss = seen.uv - (q[:, :2] / q[:, 2:] * K[[0, 1], [0, 1]] + K[:2, 2])
+    D = np.zeros((len(q), 2, 3))
+    D[:, 0, 0], D[:, 0, 2] = K[0, 0] / q[:, 2], -K[0, 0] * q[:, 0] / q[:, 2] ** 2
+    D[:, 1, 1], D[:, 1, 2] = K[1, 1] / q[:, 2], -K[1, 1] * q[:, 1] / q[:, 2] ** 2
+    back, w = D @ there[:3, :3], inverse[:, None, None]
+    parts = [_cross(back, ray), -back * w, -_cross(D, q), D * w, (D @ there[:3, 3])[..., None]]
+    return np.concatenate(parts, 2) * ahead[..., None], miss * ahead
+
+
 def _cross(D: Array, q: Array) -> Array:
-    """(k, 2, 3): D [q]x, rows d -> d x q."""
-    return np.cross(D, q[:, None])
+    """(k, 2, 3): each row d of D becomes d x q."""
+    (a, b, c), (x, y, z) = np.moveaxis(D, -1, 0), q.T[..., None]
+    return np.stack([b * z - c * y, c * x - a * z, a * y - b * x], -1)
 
 
 def _moved(step: Array, pose: Array) -> Array:
