@@ -297,9 +297,9 @@ class Bench:
 
     def _settle(self, maps: Maps) -> None:
         """Poses adjusted to all pictures, unless the links that took no part speak against it."""
-        photos = self.photos
         maps = maps.resized(self.camera.width, self.camera.height)
-        found = refine.settle(photos, self.neighbours, maps, self.config.refine)
+        links = refine.choose_sources(self.neighbours, self.config.refine.sources)
+        found = refine.settle(self.photos, links, maps, self.config.refine)
         self.settled = Moved(found.before, found.after, found.credible)
         if found.credible:
             self.move(found.world_from_camera)

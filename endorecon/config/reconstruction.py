@@ -279,7 +279,7 @@ class RefineConfig:
     """After the first search of round 1 the poses are adjusted to what all pictures show ..."""
     settle_stride: float = 0.021
     """... at places so far apart (share of the width) ..."""
-    settle_sigma: float = 0.02
+    settle_sigma: float = 0.03
     """... whose depth is as sure as this, relatively ..."""
     settle_radius: int = 4
     """... by windows of this half width in pixels."""

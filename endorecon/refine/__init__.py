@@ -1,6 +1,7 @@
 """Depths sharpened and judged in real neighbour frames, so that the loop cannot confirm itself."""
 
 from endorecon.refine.certainty import Evidence
+from endorecon.refine.consensus import choose_sources
 from endorecon.refine.neighbours import choose_neighbours
 from endorecon.refine.photos import Photos, grey, high_pass, prepare
 from endorecon.refine.prior import condition
@@ -11,6 +12,6 @@ from endorecon.refine.wide import corrected
 
 __all__ = [
     "Evidence", "Maps", "Pass", "Passes", "Photos", "Settled", "Sweep", "choose_neighbours",
-    "condition", "corrected", "fuse", "grey", "high_pass", "prepare", "refine_depths", "settle",
+    "choose_sources", "condition", "corrected", "fuse", "grey", "high_pass", "prepare", "refine_depths", "settle",
     "sweep",
 ]  # fmt: skip

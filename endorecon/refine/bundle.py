@@ -9,7 +9,7 @@ remains. Camera_from_world is moved by a twist (turn, shift) from the left.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from endorecon.refine.sweep import in_parallel
 Array = NDArray[Any]
 
 ITERATIONS = 5
-ROBUST = 3.0  # a miss beyond so many sigmas loses weight (Cauchy)
-DEPTH_SIGMA = 0.05  # of a place before anything is observed: relative, weak
+ROBUST = 1.5  # a miss beyond so many sigmas loses weight (Cauchy)
+DEPTH_SIGMA = 1.0  # of a place before anything is observed: relative, as good as none
 POSE_SIGMA_PX = 3.0  # of the poses at the start, as a motion in the picture: weak
 
 
@@ -60,8 +60,8 @@ class _Of:
 
 def adjust(
     K: Array, world_from_camera: Array, places: Sequence[Places], seen: Sequence[Seen]
-) -> Array:
-    """Poses (n, 4, 4) at which the observations agree best, from those given.
+) -> tuple[Array, list[Places]]:
+    """Poses (n, 4, 4) at which the observations agree best, from those given; the places there.
 
     A similarity of all is free: the answer is near the start by a weak prior only.
     """
@@ -95,7 +95,7 @@ def adjust(
             move = (p.pull - p.coupling.T @ step[p.frames].ravel()) / p.weight
             inverse[i] = np.clip(inverse[i] + move, 0.5 * first[i], 2 * first[i])
         pose = _moved(step, pose)
-    return invert(pose)
+    return invert(pose), [replace(p, inverse=w) for p, w in zip(places, inverse, strict=True)]
 
 
 def _of_host(
