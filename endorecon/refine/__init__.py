@@ -12,6 +12,6 @@ from endorecon.refine.wide import corrected
 
 __all__ = [
     "Evidence", "Maps", "Pass", "Passes", "Photos", "Settled", "Sweep", "choose_neighbours",
-    "choose_sources", "condition", "corrected", "fuse", "grey", "high_pass", "prepare", "refine_depths", "settle",
-    "sweep",
+    "choose_sources", "condition", "corrected", "fuse", "grey", "high_pass", "prepare",
+    "refine_depths", "settle", "sweep",
 ]  # fmt: skip
