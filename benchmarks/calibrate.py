@@ -26,12 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from scoring import similarity
 
 from endorecon.batch_scoring import sample
 from endorecon.cli import config_of
 from endorecon.evaluate.inputs import source_camera
-from endorecon.geometry import pixel_grid, scale_of
+from endorecon.geometry import align_cameras, pixel_grid, scale_of
 from endorecon.io import viewstore
 from endorecon.io.calibration import distort_pixels
 from endorecon.io.rundir import RunDir
@@ -59,7 +58,9 @@ def evidence_of(pair: str, preset: str) -> tuple[Array, Array, Array]:
     for before in run.rounds()[:-1][:2]:
         prior = bench.maps(run.round_depths(before))
         passes.append(bench.refined(before + 1, prior, untaught))
-    T, _ = similarity(run, truth)
+    # The refinement done again has settled the poses again.
+    known = truth.world_from_camera[views.frame_index]
+    scale = scale_of(align_cameras(bench.views.world_from_camera, known))
     camera, source = bench.camera, source_camera(run.info())
     uv = distort_pixels(source, camera, pixel_grid(camera.width, camera.height))
     true = []
@@ -69,7 +70,7 @@ def evidence_of(pair: str, preset: str) -> tuple[Array, Array, Array]:
     depth = np.stack(true)
     rng, X, error, where = np.random.default_rng(0), [], [], []
     for maps, evidence in passes:
-        e = np.abs(scale_of(T) * maps.z / depth - 1)
+        e = np.abs(scale * maps.z / depth - 1)
         known = np.flatnonzero(np.isfinite(e))
         pick = rng.choice(known, min(SAMPLES, len(known)), replace=False)
         f = features(evidence)

@@ -305,13 +305,11 @@ class Bench:
             self.move(found.world_from_camera)
 
     def move(self, world_from_camera: Array) -> None:
-        """Go on with other poses (n, 4, 4); the same poses change nothing."""
-        if np.array_equal(world_from_camera, self.views.world_from_camera):
-            return
+        """Go on with other poses (n, 4, 4)."""
         self.views = self.views.with_poses(world_from_camera)
         self.passes.move(self.views)
         self.photos = self.passes.photos
-        self.judging = replace(self.judging, world_from_camera=world_from_camera)
+        self.judging = replace(self.judging, world_from_camera=self.views.world_from_camera)
 
     def _stack(self, parts: list[tuple[Array, Array, Array]]) -> Maps:
         z, sigma, trust = (np.stack(a).astype(np.float32) for a in zip(*parts, strict=True))

@@ -180,7 +180,10 @@ class Views:
         return len(self.images)
 
     def with_poses(self, world_from_camera: Array) -> Views:
-        """The same views at other poses (n, 4, 4) near the old, their points triangulated anew."""
+        """The same views at other poses (n, 4, 4) near the old, their points triangulated anew; at
+        the same poses nothing changes."""
+        if np.allclose(world_from_camera, self.world_from_camera, rtol=0, atol=1e-12):
+            return self
         return replace(
             self,
             world_from_camera=world_from_camera,

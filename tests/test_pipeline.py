@@ -17,6 +17,7 @@ import pytest
 from endorecon import pipeline
 from endorecon.cli import config_of
 from endorecon.errors import InputRefused
+from endorecon.export import _views
 from endorecon.io import viewstore
 from endorecon.io.rundir import RunDir, hash_file
 from endorecon.scene import DepthMap, FrameRecord
@@ -52,6 +53,7 @@ def prepared(folder: Path, name: str, frames: int = 7) -> list[str]:
 def products(run: Path) -> dict[str, str]:
     """Hash of every product whose bits must not depend on interruptions."""
     files = [*run.glob("rounds/*/depth/*.npz"), *run.glob("depth/*.npz"), run / "surface.ply"]
+    files.append(run / "transforms.json")
     files += run.glob("rounds/*/field.safetensors")
     return {str(f.relative_to(run)): hash_file(f) for f in files}
 
@@ -93,6 +95,26 @@ def test_no_depth_is_surer_than_the_poses_that_were_given() -> None:
     unsure = pipeline._measured(depth, 0.15, 0.05)
     assert np.allclose(unsure.sigma[0, :2], np.hypot([0.1, 0.2], [0.5, 1.0]))
     assert np.isnan(unsure.z[0, 2:]).all() and not unsure.trust[0, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [False, True])
+def test_depths_surface_and_exports_are_at_the_settled_poses_and_given_ones_stay(
+    tmp_path: Path, given: bool
+) -> None:
+    command = prepared(tmp_path, "run")
+    run = RunDir(tmp_path / "run")
+    run.update_info(poses={"given": given})
+    subprocess.run([*command, "--loop.max-rounds", "1"], check=True, timeout=300)
+    first, final = viewstore.load(run.path).world_from_camera, run.cameras().world_from_camera
+    assert np.array_equal(run.round_depths(0)[2].world_from_camera, first[2])
+    assert np.allclose(run.depth(2).world_from_camera, final[2], atol=1e-9)
+    assert np.allclose(first, final, atol=0.05)
+    assert np.allclose(first, final, atol=1e-6) == given
+    assert ("settled" in run.load_round_metrics(1)) != given
+    views = _views(run)
+    assert np.allclose(views.world_from_camera, final)
+    assert np.array_equal(views.points.xyz, viewstore.load(run.path).points.xyz) == given
 
 
 @pytest.mark.slow
