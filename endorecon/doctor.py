@@ -64,7 +64,7 @@ def _torch() -> Iterator[tuple[bool, str]]:
 def _kernels() -> Iterator[tuple[bool, str]]:
     from endorecon import kernels
 
-    for name in ("field", "sweep", "mls", "tsdf"):
+    for name in ("field", "sweep", "mls", "tsdf", "patches"):
         found = kernels.load(name)
         sentence = kernels.why(name)
         yield found is not None, sentence + ("" if found else "; plain numpy and torch run instead")
