@@ -155,7 +155,7 @@ def part_of(views: Views, kept: np.ndarray) -> Views:
 
 def held_out_psnr(run: RunDir) -> np.ndarray:
     """PSNR in dB of views that a field of the run's own depths was not trained on."""
-    info, views = run.info(), viewstore.load(run.path)
+    info, views = run.info(), viewstore.final(run.path)
     config = config_of(info["preset"])
     held = np.arange(HELD_OUT // 2, len(views), HELD_OUT)
     kept = np.setdiff1d(np.arange(len(views)), held)

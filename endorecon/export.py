@@ -9,7 +9,7 @@ import numpy as np
 from endorecon.errors import InputRefused, UsageError
 from endorecon.io import colmap, meshes, slicer, trajectories, viewstore
 from endorecon.io.rundir import RunDir
-from endorecon.scene import Surface, Views
+from endorecon.scene import Surface
 
 
 def export_run(folder: Path, kind: str, out: Path) -> None:
@@ -25,12 +25,12 @@ def export_run(folder: Path, kind: str, out: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         meshes.write_mesh(file, run.surface())
     elif kind == "nerfstudio":
-        views = _views(run)
+        views = viewstore.final(folder)
         files = [str((folder / f).resolve()) for f in run.cameras().files]
         out.mkdir(parents=True, exist_ok=True)
         trajectories.write_transforms(out / "transforms.json", views, files=files)
     elif kind == "colmap":
-        views = _views(run)
+        views = viewstore.final(folder)
         names = [f"{int(i):06d}.png" for i in views.frame_index]
         out.mkdir(parents=True, exist_ok=True)
         colmap.write_colmap(out, colmap.colmap_from_views(views, names))
@@ -41,11 +41,6 @@ def export_run(folder: Path, kind: str, out: Path) -> None:
         _for_slicer(run, out)
     else:
         raise UsageError(f"There is no export format {kind!r}", "see `endorecon export --help`")
-
-
-def _views(run: RunDir) -> Views:
-    """The views at the poses that the depths and the surface belong to."""
-    return viewstore.load(run.path).with_poses(run.cameras().world_from_camera)
 
 
 def _for_slicer(run: RunDir, out: Path) -> None:

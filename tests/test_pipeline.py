@@ -17,7 +17,6 @@ import pytest
 from endorecon import pipeline
 from endorecon.cli import config_of
 from endorecon.errors import InputRefused
-from endorecon.export import _views
 from endorecon.io import viewstore
 from endorecon.io.rundir import RunDir, hash_file
 from endorecon.scene import DepthMap, FrameRecord
@@ -112,7 +111,7 @@ def test_depths_surface_and_exports_are_at_the_settled_poses_and_given_ones_stay
     assert np.allclose(first, final, atol=0.05)
     assert np.allclose(first, final, atol=1e-6) == given
     assert ("settled" in run.load_round_metrics(1)) != given
-    views = _views(run)
+    views = viewstore.final(run.path)
     assert np.allclose(views.world_from_camera, final)
     assert np.array_equal(views.points.xyz, viewstore.load(run.path).points.xyz) == given
 

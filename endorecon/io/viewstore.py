@@ -17,6 +17,7 @@ import numpy as np
 
 from endorecon.errors import InputRefused
 from endorecon.io import atomic, trajectories
+from endorecon.io.rundir import RunDir
 from endorecon.scene import Camera, FrameRecord, SparsePoints, Views
 
 
@@ -82,8 +83,15 @@ def save(run: Path, views: Views) -> None:
     )
 
 
+def final(run: Path) -> Views:
+    """The views at the poses that depths and surface belong to: those of transforms.json, which a
+    fit writes anew when its rounds have settled them. Raises InputRefused as `load` does."""
+    return load(run).with_poses(RunDir(run).cameras().world_from_camera)
+
+
 def load(run: Path) -> Views:
-    """Read what `save` wrote. Raises InputRefused when a part is missing or damaged."""
+    """Read what `save` wrote: the poses that the rounds begin with. Raises InputRefused when a part
+    is missing or damaged."""
     import cv2
 
     try:
