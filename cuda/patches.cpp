@@ -31,9 +31,9 @@ extern "C" {
 
 // reference, picture, slope_x, slope_y (of the picture): (h, w). uv_reference (n, 2), uv (n, 2) in
 // and out, warp (n, 2, 2): offsets in the reference to offsets in the picture. Window of half width
-// `radius`, standard deviation `width`; contrast far below `least` (> 0) is none: a
-// flat patch is like no other. Out: ncc (n), normal (n, 3): the normal matrix xx, xy, yy of
-// a shift, residual (n): mean square of what stays unexplained.
+// `radius`, standard deviation `width`; contrast far below `least` (> 0) is none: a flat patch is like
+// no other. Out: ncc (n), normal (n, 3): the normal matrix xx, xy, yy of a shift, residual (n): mean
+// square of what stays unexplained.
 int endorecon_shift_patches(int n, int h, int w, const float* reference, const float* picture,
                             const float* slope_x, const float* slope_y, const double* uv_reference,
                             double* uv, const double* warp, int radius, float width, float least,

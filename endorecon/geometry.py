@@ -42,6 +42,24 @@ def project(points: Array, world_from_camera: Array, K: Array) -> tuple[Array, A
     return uv, z
 
 
+def pinhole(points: Array, K: Array) -> tuple[Array, Array]:
+    """Pixels (k, 2) of points (k, 3) of a camera's space, and their derivative (k, 2, 3)."""
+    f, z = np.array([K[0, 0], K[1, 1]]), points[:, 2]
+    slope = np.zeros((len(points), 2, 3))
+    for axis in (0, 1):
+        slope[:, axis, axis] = f[axis] / z
+        slope[:, axis, 2] = -f[axis] * points[:, axis] / z**2
+    return points[:, :2] / z[:, None] * f + K[:2, 2], slope
+
+
+def skew(v: Array) -> Array:
+    """The (k, 3, 3) matrices [v]x of vectors (k, 3): [v]x w = v x w."""
+    out = np.zeros((len(v), 3, 3))
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        out[:, i, j], out[:, j, i] = -v[:, k], v[:, k]
+    return out
+
+
 def pixel_grid(width: int, height: int) -> Array:
     """(height, width, 2) pixel centres, the first at (0.5, 0.5)."""
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
@@ -141,16 +159,12 @@ def triangulate(
     out of a region in which steps are small, stays where it was.
     """
     out = np.array(start, float)
-    f = np.array([K[0, 0], K[1, 1]])
     R, centre = world_from_camera[view_of, :3, :3], world_from_camera[view_of, :3, 3]
     for _ in range(4):
         local = np.einsum("kji,kj->ki", R, out[point_of] - centre)
-        z = np.where(local[:, 2] > 0, local[:, 2], np.nan)
-        miss = uv - (local[:, :2] / z[:, None] * f + K[:2, 2])
-        slope = np.zeros((len(z), 2, 3))
-        slope[:, 0, 0], slope[:, 0, 2] = f[0] / z, -f[0] * local[:, 0] / z**2
-        slope[:, 1, 1], slope[:, 1, 2] = f[1] / z, -f[1] * local[:, 1] / z**2
-        J = slope @ R.transpose(0, 2, 1)
+        local[local[:, 2] <= 0] = np.nan
+        pixels, slope = pinhole(local, K)
+        miss, J = uv - pixels, slope @ R.transpose(0, 2, 1)
         normal, pull = np.zeros((len(out), 3, 3)), np.zeros((len(out), 3))
         np.add.at(normal, point_of, np.einsum("kai,kaj->kij", J, J))
         np.add.at(pull, point_of, np.einsum("kai,ka->ki", J, miss))
@@ -161,7 +175,7 @@ def triangulate(
         damp = 1e-9 * np.where(good, trace, 1.0)
         step = np.linalg.solve(normal + damp[:, None, None] * np.eye(3), pull[..., None])[..., 0]
         nearest = np.full(len(out), np.inf)
-        np.minimum.at(nearest, point_of, np.nan_to_num(z, nan=0.0))
+        np.minimum.at(nearest, point_of, np.nan_to_num(local[:, 2], nan=0.0))
         small = np.linalg.norm(step, axis=1) < 0.1 * nearest
         out = np.where(small[:, None], out + step, out)
     return out

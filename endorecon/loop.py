@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -79,16 +79,6 @@ class RoundsFinished:
     why: str
 
 
-@dataclass(frozen=True)
-class Moved:
-    """What settling the poses in the pictures brought: pixels by which links that took no part lie
-    off their epipolar lines, before and after; taken: the new poses are in use."""
-
-    before_px: float
-    after_px: float
-    taken: bool
-
-
 Event = RoundStarted | StepDone | ViewsMeasured | RoundFinished | Warned | RoundsFinished
 
 
@@ -98,9 +88,10 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
     bench = Bench(views, config)
     field = open_field(config.field, views, seed, device)
     history = yield from _resume(run, field)
-    depths = None
+    depths = untaught = None  # of the last round, and of round 0
     if history:
-        bench.choose_neighbours(bench.maps(run.round_depths(0)))
+        untaught = bench.maps(run.round_depths(0))
+        bench.choose_neighbours(untaught)
         last = run.round_depths(history[-1]["round"])
         depths = bench.maps(last)
         bench.move(np.stack([d.world_from_camera for d in last]))
@@ -116,9 +107,10 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
             yield from fit_field(field, bench.views, targets, config.field, steps)
         if k == 0:
             fresh, agreement = (yield from bench.coarse(field)), 1.0
-            bench.choose_neighbours(fresh)
+            untaught = fresh
+            bench.choose_neighbours(untaught)
         else:
-            untaught = bench.maps(run.round_depths(0))
+            assert untaught is not None
             fresh, agreement = yield from bench.measure(field, k, depths, untaught)
         change = None if depths is None else median_change(depths.z, fresh.z)
         score = bench.held_out(fresh)
@@ -132,7 +124,10 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
             "kernels": field.kernels,
         }
         if k == 1 and bench.settled is not None:
-            metrics["settled"] = asdict(bench.settled)
+            s = bench.settled
+            metrics["settled"] = {
+                "before_px": s.before, "after_px": s.after, "taken": s.credible
+            }  # fmt: skip
         history.append(metrics)
         run.save_round(k, field.state(), bench.depth_maps(fresh), metrics)
         if k > 1:
@@ -225,7 +220,7 @@ class Bench:
         self.judged = np.unique(np.linspace(0, len(views) - 1, JUDGED_VIEWS).astype(int)).tolist()
         self.neighbours: list[list[int]] = []
         self.judges: dict[int, list[int]] = {}
-        self.settled: Moved | None = None
+        self.settled: refine.Settled | None = None
 
     def choose_neighbours(self, maps: Maps) -> None:
         """Which frames each is compared with from now on, at the rough depths of round 0.
@@ -284,23 +279,23 @@ class Bench:
 
     def refined(self, round_: int, prior: Maps, untaught: Maps) -> tuple[Maps, refine.Evidence]:
         """What the real frames make of the prior of a round, and the evidence for its sigma."""
-        c, seen = self.config.refine, 0
+        c = self.config.refine
         if round_ <= 1 and c.wide_band > 0:
             prior = refine.corrected(self.passes.wide(), self.neighbours, prior, c)
-        if round_ == 1 and c.settle:
-            seen = 1
-            first = self.passes.of_round(round_)[:seen]
+        settling = round_ == 1 and c.settle
+        if settling:
+            first = self.passes.of_round(round_)[:1]
             prior, _ = refine.refine_depths(first, self.neighbours, prior, c, untaught)
             self._settle(prior)
-        passes = self.passes.of_round(round_)[seen:]
-        return refine.refine_depths(passes, self.neighbours, prior, c, untaught, seen > 0)
+        passes = self.passes.of_round(round_)[1 if settling else 0 :]
+        return refine.refine_depths(passes, self.neighbours, prior, c, untaught, seen=settling)
 
     def _settle(self, maps: Maps) -> None:
         """Poses adjusted to all pictures, unless the links that took no part speak against it."""
         maps = maps.resized(self.camera.width, self.camera.height)
         links = refine.choose_sources(self.neighbours, self.config.refine.sources)
         found = refine.settle(self.photos, links, maps, self.config.refine)
-        self.settled = Moved(found.before, found.after, found.credible)
+        self.settled = found
         if found.credible:
             self.move(found.world_from_camera)
 

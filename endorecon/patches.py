@@ -80,9 +80,6 @@ def shift_patches(
     least > 0: contrast far below this is none, and a flat patch like no other. A place that is no
     number has no match.
     """
-    library = kernels.load("patches")
-    if library is None:
-        return plain(reference, other, uv_reference, uv, warp, radius, least)
     n, (h, w) = len(uv), reference.grey.shape
     f32, f64, at = "float32", "float64", kernels.address
     start = np.ascontiguousarray(uv_reference, np.float64)
@@ -90,13 +87,15 @@ def shift_patches(
     warp = np.ascontiguousarray(warp, np.float64)
     ncc, residual = np.zeros(n, np.float32), np.zeros(n, np.float32)
     normal = np.zeros((n, 3), np.float32)
-    library.endorecon_shift_patches(
+    call = (
         n, h, w, at(reference.grey, f32), at(other.grey, f32, (h, w)), at(other.slope_x, f32),
         at(other.slope_y, f32), at(start, f64, (n, 2)), at(now, f64, (n, 2)),
         at(warp, f64, (n, 2, 2)), radius, ctypes.c_float(WINDOW * radius),
         ctypes.c_float(least), STEPS, ctypes.c_float(STILL), at(ncc, f32), at(normal, f32),
         at(residual, f32),
     )  # fmt: skip
+    if not kernels.run("patches", "endorecon_shift_patches", call, "cpu", "patches"):
+        return plain(reference, other, uv_reference, uv, warp, radius, least)
     square = normal[:, [0, 1, 1, 2]].reshape(-1, 2, 2).astype(float)
     return Shifts(now, ncc, square, residual, radius)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from endorecon.evaluate.icp import IcpResult, Points, Target, pair
 from endorecon.evaluate.statistics import excess_variance
-from endorecon.geometry import scale_of, triangulate
+from endorecon.geometry import pinhole, scale_of, skew, triangulate
 from endorecon.io.rundir import RunDir
 
 Array = NDArray[Any]
@@ -80,15 +80,13 @@ def drift_of(
 
     n, m = len(poses), len(xyz)
     R, d = poses[view_of, :3, :3], xyz[point_of] - poses[view_of, :3, 3]
-    x, y, z = np.einsum("kji,kj->ik", R, d)
-    if (z <= 0).any():
+    local = np.einsum("kji,kj->ki", R, d)
+    if (local[:, 2] <= 0).any():
         return None
-    residual = np.stack([K[0, 0] * x / z + K[0, 2], K[1, 1] * y / z + K[1, 2]], -1) - uv
-    J = np.zeros((len(z), 2, 3))
-    J[:, 0, 0], J[:, 0, 2] = K[0, 0] / z, -K[0, 0] * x / z**2
-    J[:, 1, 1], J[:, 1, 2] = K[1, 1] / z, -K[1, 1] * y / z**2
+    pixels, J = pinhole(local, K)
+    residual = pixels - uv
     of_point = np.einsum("kab,kcb->kac", J, R)
-    of_pose = np.concatenate([-of_point, np.einsum("kab,kbc->kac", of_point, _cross(d))], -1)
+    of_pose = np.concatenate([-of_point, np.einsum("kab,kbc->kac", of_point, skew(d))], -1)
     size = np.linalg.norm(residual, axis=1)
     width = 3 * max(float(np.median(size)) / 1.1774, 1e-9)  # of a 2D Gaussian
     w = 1.0 / (1.0 + (size / width) ** 2) ** 2
@@ -114,14 +112,14 @@ def drift_of(
     G = sparse.csr_matrix((force.ravel(), index), (6 * n, m))
     index = (np.arange(3 * m), np.repeat(np.arange(m), 3))
     G = G - eliminated @ sparse.csr_matrix((own.ravel(), index), (3 * m, m))
-    free = max(2 * len(z) - 3 * m - 6 * n + 7, 1)
+    free = max(2 * len(uv) - 3 * m - 6 * n + 7, 1)
     # turns are in radians, shifts in the run's unit: bring both to one size before the cut
     unit = np.sqrt(np.maximum(np.diag(S), 1e-300))
     values, vectors = np.linalg.eigh(S / np.outer(unit, unit))
     good = values[7:] > 1e-12 * values[-1]
     V = vectors[:, 7:][:, good] / unit[:, None]
     bread = (V / values[7:][good]) @ V.T
-    covariance = bread @ ((G @ G.T).toarray() * 2 * len(z) / free) @ bread
+    covariance = bread @ ((G @ G.T).toarray() * 2 * len(uv) / free) @ bread
     some = xyz[np.random.default_rng(0).permutation(m)[:_GAUGE_POINTS]]
     moves, middle = _motion(some, xyz, C, pull), some.mean(0)
     basis = np.vstack([_basis(p - middle) for p in some])
@@ -147,18 +145,9 @@ def _motion(points: Array, xyz: Array, information: Array, pull: Any) -> Array:
     return out.reshape(3 * len(points), -1)
 
 
-def _cross(v: Array) -> Array:
-    """(k, 3, 3) matrices with _cross(v) @ x = v x x."""
-    x, y, z = v.T
-    o = np.zeros(len(v))
-    return np.stack(
-        [np.stack([o, -z, y], -1), np.stack([z, o, -x], -1), np.stack([-y, x, o], -1)], 1
-    )
-
-
 def _basis(offset: Array) -> Array:
     """(3, 7): how a point moves with shift, turn and scale."""
-    return np.column_stack([np.eye(3), -_cross(offset[None])[0], offset])
+    return np.column_stack([np.eye(3), -skew(offset[None])[0], offset])
 
 
 def left_over(

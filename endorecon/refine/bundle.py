@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from endorecon.geometry import invert, rays
+from endorecon.geometry import invert, pinhole, rays, skew
 from endorecon.refine.sweep import in_parallel
 
 Array = NDArray[Any]
@@ -69,7 +69,6 @@ def adjust(
     pose = invert(world_from_camera)
     start = pose.copy()
     inverse = [p.inverse.astype(float) for p in places]
-    first = [w.copy() for w in inverse]
     by_host: list[list[tuple[Seen, Array]]] = [[] for _ in range(n)]
     for s in seen:
         if len(s.place):
@@ -79,7 +78,7 @@ def adjust(
     for _ in range(ITERATIONS):
 
         def one(i: int, pose: Array = pose) -> _Of:
-            return _of_host(K, pose, i, places[i], inverse[i], first[i], by_host[i])
+            return _of_host(K, pose, i, places[i], inverse[i], by_host[i])
 
         parts = in_parallel(one, n)
         matrix, gradient = np.zeros((n, 6, n, 6)), np.zeros((n, 6))
@@ -93,7 +92,8 @@ def adjust(
         step = np.linalg.solve(matrix.reshape(6 * n, 6 * n), gradient.ravel()).reshape(n, 6)
         for i, p in enumerate(parts):
             move = (p.pull - p.coupling.T @ step[p.frames].ravel()) / p.weight
-            inverse[i] = np.clip(inverse[i] + move, 0.5 * first[i], 2 * first[i])
+            first = places[i].inverse
+            inverse[i] = np.clip(inverse[i] + move, 0.5 * first, 2 * first)
         pose = _moved(step, pose)
     return invert(pose), [replace(p, inverse=w) for p, w in zip(places, inverse, strict=True)]
 
@@ -104,13 +104,12 @@ def _of_host(
     i: int,
     places: Places,
     inverse: Array,
-    first: Array,
     seen: list[tuple[Seen, Array]],
 ) -> _Of:
     frames = [i, *(s.frame for s, _ in seen)]
     f, m = len(frames), len(inverse)
-    weight = 1 / np.maximum(DEPTH_SIGMA * first, 1e-12) ** 2
-    pull = weight * (first - inverse)
+    weight = 1 / np.maximum(DEPTH_SIGMA * places.inverse, 1e-12) ** 2
+    pull = weight * (places.inverse - inverse)
     matrix, gradient = np.zeros((f, 6, f, 6)), np.zeros((f, 6))
     coupling = np.zeros((f, 6, m))
     ray = rays(places.uv, K)
@@ -146,19 +145,12 @@ def _linear(K: Array, there: Array, ray: Array, inverse: Array, seen: Seen) -> t
     q = ray @ there[:3, :3].T + inverse[:, None] * there[:3, 3]  # the point there, times inverse
     ahead = (q[:, 2] > 1e-6)[:, None]
     q = np.where(ahead, q, [0.0, 0.0, 1.0])
-    miss = seen.uv - (q[:, :2] / q[:, 2:] * K[[0, 1], [0, 1]] + K[:2, 2])
-    D = np.zeros((len(q), 2, 3))
-    D[:, 0, 0], D[:, 0, 2] = K[0, 0] / q[:, 2], -K[0, 0] * q[:, 0] / q[:, 2] ** 2
-    D[:, 1, 1], D[:, 1, 2] = K[1, 1] / q[:, 2], -K[1, 1] * q[:, 1] / q[:, 2] ** 2
+    pixels, D = pinhole(q, K)
     back, w = D @ there[:3, :3], inverse[:, None, None]
-    parts = [_cross(back, ray), -back * w, -_cross(D, q), D * w, (D @ there[:3, 3])[..., None]]
-    return np.concatenate(parts, 2) * ahead[..., None], miss * ahead
-
-
-def _cross(D: Array, q: Array) -> Array:
-    """(k, 2, 3): each row d of D becomes d x q."""
-    (a, b, c), (x, y, z) = np.moveaxis(D, -1, 0), q.T[..., None]
-    return np.stack([b * z - c * y, c * x - a * z, a * y - b * x], -1)
+    parts = [
+        back @ skew(ray), -back * w, -(D @ skew(q)), D * w, (D @ there[:3, 3])[..., None]
+    ]  # fmt: skip
+    return np.concatenate(parts, 2) * ahead[..., None], (seen.uv - pixels) * ahead
 
 
 def _moved(step: Array, pose: Array) -> Array:
