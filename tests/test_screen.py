@@ -179,6 +179,34 @@ def test_highlights_and_clipped_pixels_are_masked_with_a_margin() -> None:
     assert mask.mean() > 0.95
 
 
+def lit(knee: int | None) -> np.ndarray:
+    """A wall lit from near by, (H, W, 3): bright spot in the middle, clipped at `knee`."""
+    v, u = np.mgrid[0:H, 0:W]
+    away = np.hypot(u - W / 2, v - H / 2) / 80
+    noise = np.random.default_rng(1).normal(0, 1.2, (H, W))
+    grey = (200 if knee is None else 330) / (1 + away**2) ** 2 + noise
+    top = 255 if knee is None else knee + noise.clip(-1, 1)
+    return np.minimum(grey, top).clip(0, 255).round().astype(np.uint8)[..., None].repeat(3, 2)
+
+
+@pytest.mark.parametrize("knee", [252, 244, 236, 225])
+def test_white_is_found_where_the_camera_clips(knee: int) -> None:
+    image = lit(knee)
+    inside = np.ones((H, W), bool)
+    assert screen.white_level([image] * 3, inside) in range(min(knee, 248) - 3, min(knee, 247) + 1)
+    verdict = replace(screen.screen(clip(), VideoConfig()), overlay=~inside)
+    mask = screen.frame_masks(image[None], verdict, np.eye(3), (W, H))[0]
+    clipped = image[..., 0] >= knee
+    assert not mask[clipped].any()  # a spot that stays with the light has no place in the wall
+    grown = np.hypot(*np.gradient(clipped.astype(float))) > 0
+    assert mask[~clipped & ~grown & (image[..., 0] < 180)].mean() > 0.9
+
+
+def test_a_picture_that_nowhere_clips_keeps_its_brightest_pixels() -> None:
+    assert screen.white_level([lit(None)], np.ones((H, W), bool)) == 247
+    assert screen.white_level([np.full((H, W, 3), 90, np.uint8)], np.ones((H, W), bool)) == 247
+
+
 def test_the_summary_says_what_to_film_better() -> None:
     pictures = clip(count=20)
     dark = [replace(p, image=(p.image * 0.25).astype(np.uint8)) for p in pictures]
