@@ -28,6 +28,7 @@ from endorecon.scene import Camera, DepthMap, Views
 from endorecon.stereo import open_matcher
 from endorecon.stereo.round import agrees_with_field, measure_views, read_field
 
+NO_GAIN = 0.002  # of held-out NCC: what lies nearer together is one score
 JUDGED_VIEWS = 12  # so many views, spread over the video, tell whether a round is better
 
 Array = NDArray[Any]
@@ -113,6 +114,9 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
             assert untaught is not None
             fresh, agreement = yield from bench.measure(field, k, depths, untaught)
         change = None if depths is None else median_change(depths.z, fresh.z)
+        if k > 1:
+            assert depths is not None
+            fresh = refine.pooled(depths, fresh)
         score = bench.held_out(fresh)
         trusted = float((fresh.trust >= 0.5)[bench.content].mean())
         metrics = {
@@ -159,11 +163,12 @@ def judge(history: list[dict[str, Any]], config: Config) -> RoundsFinished | Non
         return RoundsFinished("diverged", best, why)
     if k >= 2 and change < config.loop.tolerance:
         why = f"the depths moved by {100 * change:.2f} % only"
-        if best not in (0, k):
-            why += f"; round {best} fits held-out frames best and is kept"
         # Round 0 holds the field alone, confirmed by no real frame: it is never the result here.
-        return RoundsFinished("converged", best or k, why)
-    if k >= 3 and scores[-1] < max(scores[:-1]) - 0.002:
+        if best == 0 or scores[best] < scores[k] + NO_GAIN:
+            return RoundsFinished("converged", k, why)
+        why += f"; round {best} fits held-out frames best and is kept"
+        return RoundsFinished("converged", best, why)
+    if k >= 3 and scores[-1] < max(scores[:-1]) - NO_GAIN:
         return RoundsFinished("stopped", best, "held-out real frames show no further gain")
     if k >= config.loop.max_rounds:
         return RoundsFinished("stopped", k, f"the limit of {k} rounds is reached")
@@ -240,7 +245,7 @@ class Bench:
         """Round 0: the field's own median depth."""
         out = []
         for i, (z, spread) in enumerate(read_field(field, self.views, self.train)):
-            out.append(_field_map(z, spread))
+            out.append(refine.field_map(z, spread))
             yield ViewsMeasured(0, "field", i + 1, len(self.views))
         return self._stack(out)
 
@@ -260,18 +265,18 @@ class Bench:
             )
             for i, (depth, z, spread) in enumerate(measured):
                 agreement.append(agrees_with_field(depth, z, 0.2))
-                prior.append(_merge(depth, _field_map(z, spread)))
+                prior.append(refine.merged(depth, refine.field_map(z, spread)))
                 yield ViewsMeasured(round_, "stereo", i + 1, len(self.views))
         else:
             for i, (z, spread) in enumerate(read_field(field, self.views, self.train)):
-                prior.append(_field_map(z, spread))
+                prior.append(refine.field_map(z, spread))
                 yield ViewsMeasured(round_, "field", i + 1, len(self.views))
         maps = self._stack(prior)
         share = float(np.mean(agreement)) if agreement else 1.0
         if not config.refine.enabled:
             return maps, share
         if round_ > 1 and before is not None:
-            maps = _surer(maps, before)
+            maps = refine.surer(maps, before)
         yield ViewsMeasured(round_, "real frames", 0, len(self.views))
         out, _ = self.refined(round_, maps, untaught)
         yield ViewsMeasured(round_, "real frames", len(self.views), len(self.views))
@@ -343,45 +348,3 @@ class Bench:
         """The nouns as maps."""
         parts = [(d.z, d.sigma, d.trust) for d in depths]
         return Maps(*(np.stack(a) for a in zip(*parts, strict=True)))
-
-
-def _surer(a: Maps, b: Maps) -> Maps:
-    """Pixel by pixel the map with the smaller sigma; unknown loses."""
-    with np.errstate(invalid="ignore"):
-        take = np.isfinite(b.z) & ~(np.isfinite(a.z) & (a.sigma <= b.sigma))
-    return Maps(*(np.where(take, y, x) for x, y in zip(_parts(a), _parts(b), strict=True)))
-
-
-def _parts(maps: Maps) -> tuple[Array, Array, Array]:
-    return maps.z, maps.sigma, maps.trust
-
-
-def _field_map(z: Array, spread: Array) -> tuple[Array, Array, Array]:
-    """The field's own depth: sigma from the fog along the ray, never below 1 %; middling trust."""
-    with np.errstate(invalid="ignore"):
-        sigma = np.maximum(0.3 * spread, 0.01 * z)
-    return z, sigma, np.where(np.isfinite(z), 0.3, 0.0)
-
-
-def _merge(stereo: DepthMap, own: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-    """The field's own depth and its reading in stereo, weighted by their variances.
-
-    Both come from one field, and their errors are alike (correlation 0.85 on a phantom): that they
-    agree makes a depth no surer. Where they contradict each other the field is not consistent with
-    itself, and its depth is hardly trusted; where one has no answer the other stands alone.
-    """
-    z, sigma, trust = own
-    known, read = np.isfinite(z), np.isfinite(stereo.z)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        joint = np.hypot(sigma, stereo.sigma)
-        agree = known & read & (np.abs(stereo.z - z) < np.maximum(3 * joint, 0.01 * z))
-        a, b = 1 / sigma**2, 1 / stereo.sigma**2
-        mean = (a * z + b * stereo.z) / (a + b)
-    clash = known & read & ~agree
-    wide = np.where(clash, np.abs(stereo.z - z), np.where(known, sigma, stereo.sigma))
-    alone = np.where(known, trust, 0.5 * stereo.trust)
-    return (
-        np.where(agree, mean, np.where(known, z, stereo.z)),
-        wide,
-        np.where(clash, 0.05, alone),
-    )

@@ -11,7 +11,8 @@ import pytest
 import endorecon.stereo as stereo
 from endorecon.config import Config, with_differences
 from endorecon.io.rundir import RunDir
-from endorecon.loop import RoundFinished, RoundsFinished, _merge, judge, median_change, rounds
+from endorecon.loop import RoundFinished, RoundsFinished, judge, median_change, rounds
+from endorecon.refine import Maps, merged, pooled
 from endorecon.scene import DepthMap, Disparity, StereoPair
 
 from made_views import made_views  # isort: skip
@@ -46,6 +47,14 @@ def test_a_fresh_start_and_round_zero_go_on() -> None:
 def test_depths_that_are_still_have_converged() -> None:
     out = verdict((None, 0.7, 1.0), (0.02, 0.75, 0.5), (0.003, 0.76, 0.5))
     assert out is not None and (out.status, out.best) == ("converged", 2)
+
+
+def test_of_rounds_whose_scores_are_one_the_last_is_kept() -> None:
+    rows = (None, 0.7, 1.0), (0.02, 0.761, 0.5), (0.003, 0.76, 0.5)
+    out = verdict(*rows)
+    assert out is not None and (out.status, out.best) == ("converged", 2) and "kept" not in out.why
+    out = verdict(rows[0], (0.02, 0.765, 0.5), rows[2])
+    assert out is not None and (out.status, out.best) == ("converged", 1) and "kept" in out.why
 
 
 def test_a_first_round_that_hardly_moves_is_no_convergence_yet() -> None:
@@ -84,11 +93,31 @@ def test_a_reading_that_agrees_makes_a_depth_no_surer_and_one_that_contradicts_c
     stereo = DepthMap(read, 0.2 + 0 * read, np.isfinite(read) * 1.0, np.eye(3), np.eye(4), 0)
     own = np.array([[10.0, 10.0, 10.0, nan, nan]])
     sigma, trust = np.full((1, 5), 0.1), np.where(np.isfinite(own), 0.3, 0.0)
-    z, s, t = _merge(stereo, (own, sigma, trust))
+    z, s, t = merged(stereo, (own, sigma, trust))
     np.testing.assert_allclose(z, [[10.02, 10.0, 10.0, 7.0, nan]])
     assert s[0, 0] == s[0, 2] == 0.1 and t[0, 0] == t[0, 2] == 0.3
     assert s[0, 1] == 3.0 and t[0, 1] < 0.1
     assert s[0, 3] == 0.2 and t[0, 3] > 0 and t[0, 4] == 0
+
+
+def test_two_rounds_are_pooled_by_how_sure_they_are_and_never_across_two_surfaces() -> None:
+    nan = np.nan
+
+    def maps(z: list[float], relative: list[float], trust: list[float]) -> Maps:
+        a = np.array(z, np.float32)[None, None]
+        return Maps(a, a * np.float32(relative), np.array(trust, np.float32)[None, None])
+
+    before = maps([10.0, 10.0, 10.0, nan, 10.0, nan], [0.01, 0.02, 0.01, nan, 0.01, nan], [0.5] * 6)
+    fresh = maps([10.0, 10.2, 14.0, 7.0, nan, nan], [0.01, 0.01, 0.03, 0.04, nan, nan], [0.8] * 6)
+    out = pooled(before, fresh)
+    z, sigma = out.z[0, 0], out.sigma[0, 0]
+    np.testing.assert_allclose(z[:2], [10.0, 10.0 * 1.02**0.8], rtol=1e-5)
+    np.testing.assert_allclose(z[2:], [10.0, 7.0, 10.0, nan])
+    assert sigma[0] == pytest.approx(0.1)  # the same twice is not measured twice
+    assert sigma[1] == pytest.approx(np.hypot(z[1] * 0.02**0.5 * 0.1, 0.1), rel=1e-4)
+    assert sigma[2] == pytest.approx(np.hypot(0.1, 2.0), rel=1e-4)  # disputed
+    np.testing.assert_allclose(sigma[3:], [0.28, 0.1, nan], rtol=1e-5)
+    np.testing.assert_allclose(out.trust[0, 0, :5], [0.8, 0.8, 0.5, 0.8, 0.5])
 
 
 @pytest.mark.slow

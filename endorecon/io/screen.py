@@ -219,7 +219,7 @@ def frame_masks(
     return out
 
 
-def white_level(images: Sequence[Array], inside: Array) -> int:
+def white_level(images: Sequence[Array] | Array, inside: Array) -> int:
     """The value from which on a middle channel is clipped, of images (h, w, 3), inside (h, w).
 
     Not every camera's white is 255: knee curves and the limited range of video end lower. White is
