@@ -169,7 +169,7 @@ def demo(args: list[str]) -> int:
     from endorecon.pipeline import Job, fit
 
     folder = d.out / "phantom"
-    frames, size = (30, "320x240") if d.quick else (100, "640x480")
+    frames, size = (30, "320x240") if d.quick else (72, "640x480")
     wanted = f"seed={d.seed} frames={frames} size={size}\n"
     done = folder / ".demo"
     if not (done.is_file() and done.read_text() == wanted):

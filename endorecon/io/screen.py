@@ -365,8 +365,11 @@ def _thin_out(records: list[FrameRecord], limit: int) -> list[FrameRecord]:
         return records
     steps = np.array([records[i].motion_px for i in kept])
     path = np.cumsum(np.nan_to_num(steps))
-    chosen = {0, len(kept) - 1}
-    chosen |= set(np.searchsorted(path, np.linspace(0, path[-1], limit)[1:-1]).tolist())
+    at = np.searchsorted(path, np.linspace(0, path[-1], limit))
+    # Where the camera leaps, several places of the path fall on one frame: each takes a free one.
+    number = np.arange(limit)
+    at = np.maximum.accumulate(np.minimum(at, len(kept) - 1) - number) + number
+    chosen = set(np.minimum(at, len(kept) - limit + number).tolist())
     out = list(records)
     for k, i in enumerate(kept):
         if k not in chosen:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from endorecon.refine.sweep import in_parallel
 from endorecon.refine.sweeping import Maps
 from endorecon.scene import DepthMap
 
@@ -24,20 +25,27 @@ def pooled(before: Maps, fresh: Maps) -> Maps:
     surfaces: where the rounds are far apart the surer one stands. Half their distance is part of
     sigma: what a round repeats is not measured twice, and what they dispute is not sure.
     """
+
+    def one(i: int) -> tuple[Array, ...]:
+        # Frame by frame: of hundreds of large frames each intermediate array is a gigabyte.
+        return _pooled(*(Maps(m.z[i], m.sigma[i], m.trust[i]) for m in (before, fresh)))
+
+    return Maps(*(np.stack(a) for a in zip(*in_parallel(one, len(fresh.z)), strict=True)))
+
+
+def _pooled(before: Maps, fresh: Maps) -> tuple[Array, Array, Array]:
+    """z, sigma and trust (h, w) float32 of one frame; both maps (h, w)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         a, b = before.sigma / before.z, fresh.sigma / fresh.z
         apart = np.log(fresh.z / before.z)
-        one = np.abs(apart) < SAME_SURFACE
+        same = np.abs(apart) < SAME_SURFACE
         mean = before.z * np.exp(apart * a**2 / (a**2 + b**2))
         half = np.where(np.isfinite(apart), 0.5 * np.abs(fresh.z - before.z), 0)
     other = surer(fresh, before)
-    sigma = np.hypot(np.where(one, mean * np.sqrt(a * b), other.sigma), half)
-    trust = np.where(one, np.fmax(before.trust, fresh.trust), other.trust)
-    return Maps(
-        np.where(one, mean, other.z).astype(np.float32),
-        sigma.astype(np.float32),
-        trust.astype(np.float32),
-    )
+    sigma = np.hypot(np.where(same, mean * np.sqrt(a * b), other.sigma), half)
+    trust = np.where(same, np.fmax(before.trust, fresh.trust), other.trust)
+    z = np.where(same, mean, other.z)
+    return z.astype(np.float32), sigma.astype(np.float32), trust.astype(np.float32)
 
 
 def surer(a: Maps, b: Maps) -> Maps:
