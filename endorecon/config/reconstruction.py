@@ -84,8 +84,9 @@ class FieldConfig:
     """Rays a step."""
     samples: int = 32
     """Samples a ray."""
-    steps_first: int = 600
-    """Steps of round 0."""
+    steps_first: int = 300
+    """Steps of round 0. More draw walls that few frames see towards the camera: each frame explains
+    its own noise by fog before its lens (benchmarks/results/accuracy-cpu.md)."""
     steps_round: int = 200
     """Steps of each later round."""
     learning_rate: float = 2e-2
