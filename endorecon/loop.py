@@ -113,6 +113,7 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
         else:
             assert untaught is not None
             fresh, agreement = yield from bench.measure(field, k, depths, untaught)
+        # Of the measurement itself: a mean with what it is compared with would always look stiller.
         change = None if depths is None else median_change(depths.z, fresh.z)
         if k > 1:
             assert depths is not None

@@ -9,6 +9,7 @@ import pytest
 
 from endorecon.config import VideoConfig
 from endorecon.io import screen
+from endorecon.io.white import white_level
 
 W, H = 384, 216
 
@@ -193,7 +194,7 @@ def lit(knee: int | None) -> np.ndarray:
 def test_white_is_found_where_the_camera_clips(knee: int) -> None:
     image = lit(knee)
     inside = np.ones((H, W), bool)
-    assert screen.white_level([image] * 3, inside) in range(min(knee, 248) - 3, min(knee, 247) + 1)
+    assert white_level([image] * 3, inside) in range(min(knee, 248) - 3, min(knee, 247) + 1)
     verdict = replace(screen.screen(clip(), VideoConfig()), overlay=~inside)
     mask = screen.frame_masks(image[None], verdict, np.eye(3), (W, H))[0]
     clipped = image[..., 0] >= knee
@@ -203,8 +204,8 @@ def test_white_is_found_where_the_camera_clips(knee: int) -> None:
 
 
 def test_a_picture_that_nowhere_clips_keeps_its_brightest_pixels() -> None:
-    assert screen.white_level([lit(None)], np.ones((H, W), bool)) == 247
-    assert screen.white_level([np.full((H, W, 3), 90, np.uint8)], np.ones((H, W), bool)) == 247
+    assert white_level([lit(None)], np.ones((H, W), bool)) == 247
+    assert white_level([np.full((H, W, 3), 90, np.uint8)], np.ones((H, W), bool)) == 247
 
 
 def test_the_summary_says_what_to_film_better() -> None:

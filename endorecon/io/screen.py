@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endorecon.config import VideoConfig
+from endorecon.io.white import highlights, ordered, white_level
 from endorecon.scene import FrameRecord
 
 Array = NDArray[Any]
@@ -26,9 +27,6 @@ ANALYSIS_WIDTH = 384  # pixels of the small pictures
 COMBING = 1.1  # combing above this: two fields of different moments
 _DUPLICATE_LEVELS = 0.35  # mean grey-level difference of a re-encoded copy
 _FROZEN_RUN = 5  # so many copies in a row are a frozen picture
-_CLIPPED = 247  # middle channel from which a pixel is white, where white is 255
-_WHITE_LEAST = 200  # no camera clips lower
-_PILE = 1.5  # the brightest values are so much more frequent than those below
 _BLURRED = 0.5  # of the running median of sharpness
 _ERODE = 0.012  # of the content width: the lens border is bright and coloured
 
@@ -219,52 +217,6 @@ def frame_masks(
     return out
 
 
-def white_level(images: Sequence[Array] | Array, inside: Array) -> int:
-    """The value from which on a middle channel is clipped, of images (h, w, 3), inside (h, w).
-
-    Not every camera's white is 255: knee curves and the limited range of video end lower. White is
-    the value on which the brightest pixels pile up, far more often than the values just below.
-    A white that goes unnoticed is a patch without texture that stays with the light, as if it hung
-    before the lens: walls under it came out a third too near.
-    """
-    counts = np.zeros(256)
-    for image in images[:: max(1, len(images) // 32)]:
-        counts += np.bincount(_middle(image)[inside], minlength=256)
-    total = counts.sum()
-    for white in range(_CLIPPED + 7, _WHITE_LEAST, -1):
-        pile, above = counts[white - 2 : white + 1].sum(), counts[white + 1 :].sum()
-        usual = counts[white - 12 : white - 2].mean()
-        if pile > max(3 * _PILE * usual, 5 * above, 1e-3 * total):
-            first = white - 4 + int(np.argmax(counts[white - 4 : white + 1] > _PILE * usual))
-            return min(_CLIPPED, first)
-    return _CLIPPED
-
-
-def _middle(image: Array) -> Array:
-    """The second of the three channels: where two are clipped, colour and shading are lost."""
-    import cv2
-
-    red, green, blue = cv2.split(image)  # cv2: numpy's reduction over 3 channels is 20 times slower
-    return np.asarray(cv2.max(cv2.min(red, green), cv2.min(cv2.max(red, green), blue)))
-
-
-def highlights(image: Array, clipped_from: int = _CLIPPED) -> Array:
-    """(h, w) bool: clipped pixels, and white spots much brighter than their surroundings."""
-    import cv2
-
-    red, green, blue = cv2.split(image)
-    low: Any = cv2.min(cv2.min(red, green), blue)
-    high: Any = cv2.max(cv2.max(red, green), blue)
-    middle = _middle(image)
-    clipped = middle >= clipped_from
-    grey = cv2.addWeighted(middle, 0.5, low, 0.5, 0.0)
-    around: Any = cv2.blur(grey, (max(3, image.shape[1] // 30 | 1),) * 2)
-    excess = cv2.addWeighted(grey, 1.0, around, -1.28, 0.0)  # saturates at 0
-    white = cv2.addWeighted(low, 1.0, high, -0.6, 0.0)
-    spot = (grey > 140) & (excess > 0) & (white > 0)
-    return np.asarray(clipped | spot)
-
-
 def _measure(frame: Small, grey: Array, inside: Array, white: int) -> FrameRecord:
     import cv2
 
@@ -276,14 +228,14 @@ def _measure(frame: Small, grey: Array, inside: Array, white: int) -> FrameRecor
     good = inside & (g < 235) & (cv2.dilate((g > 235).astype(np.uint8), np.ones((5, 5))) == 0)
     energy = float((coarse[good] ** 2).mean()) if good.any() else 0.0
     sharpness = float((fine[good] ** 2).mean()) / energy if energy > 1e-6 else 0.0
-    two_clipped = _middle(frame.image)[inside] >= white
+    _, middle, _ = ordered(frame.image)
     return FrameRecord(
         frame_index=frame.frame_index,
         time_s=frame.time_s,
         kept=True,
         sharpness=sharpness,
         brightness=float(pixels.mean()) / 255.0,
-        saturated=float(two_clipped.mean()),
+        saturated=float((middle[inside] >= white).mean()),
     )
 
 
