@@ -104,14 +104,14 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
             steps = 0  # the first pair is read in the field as round 0 left it
         yield RoundStarted(k, steps)
         targets = None if depths is None or k == 1 else bench.targets(depths)
-        if steps:
-            yield from fit_field(field, bench.views, targets, config.field, steps)
         if k == 0:
-            fresh, agreement = (yield from bench.coarse(field)), 1.0
+            fresh, agreement = (yield from bench.coarse(field, steps)), 1.0
             untaught = fresh
             bench.choose_neighbours(untaught)
         else:
             assert untaught is not None
+            if steps:
+                yield from fit_field(field, bench.views, targets, config.field, steps)
             fresh, agreement = yield from bench.measure(field, k, depths, untaught)
         # Of the measurement itself: a mean with what it is compared with would always look stiller.
         change = None if depths is None else median_change(depths.z, fresh.z)
@@ -242,13 +242,28 @@ class Bench:
             [j for j in r if j not in self.judges.get(i, [])][:count] for i, r in enumerate(ranked)
         ]
 
-    def coarse(self, field: Any) -> Generator[Event, None, Maps]:
-        """Round 0: the field's own median depth."""
-        out = []
-        for i, (z, spread) in enumerate(read_field(field, self.views, self.train)):
-            out.append(refine.field_map(z, spread))
-            yield ViewsMeasured(0, "field", i + 1, len(self.views))
-        return self._stack(out)
+    def coarse(self, field: Any, steps: int) -> Generator[Event, None, Maps]:
+        """Round 0: `field` and its sisters are trained; what they say of every depth together.
+
+        A sister is the same field from another seed. What one training has by chance, a patch of
+        fog or a wall drawn near, its sister has not: their mean is better than any of them, and
+        what they dispute is not sure. Only `field` goes on.
+        """
+        c, n = self.config.field, len(self.views)
+        count = max(1, c.sisters)
+        read: list[list[tuple[Array, Array]]] = []
+        for k in range(count):
+            mine = field
+            if k > 0:
+                mine = open_field(c, self.views, field.seed + (k << 20), field.device)
+            for done in fit_field(mine, self.views, None, c, steps):
+                yield replace(done, step=done.step + k * steps, steps=count * steps)
+            read.append([])
+            for told in read_field(mine, self.views, self.eye):
+                read[k].append(told)
+                yield ViewsMeasured(0, "field", k * n + len(read[k]), count * n)
+        each = zip(*read, strict=True)
+        return self.stacked([refine.field_map(*refine.together(told)) for told in each])
 
     def measure(
         self, field: Any, round_: int, before: Maps | None, untaught: Maps
@@ -259,6 +274,8 @@ class Bench:
         field; the real frames then measure anew. `untaught`, the maps of round 0, judge how sure.
         """
         config, prior, agreement = self.config, [], []
+        # Before it is taught, the field and its sisters know more than the field alone.
+        first = untaught.resized(self.eye.width, self.eye.height) if round_ == 1 else None
         if config.stereo.enabled:
             matcher = open_matcher(config.stereo)
             measured = measure_views(
@@ -266,13 +283,16 @@ class Bench:
             )
             for i, (depth, z, spread) in enumerate(measured):
                 agreement.append(agrees_with_field(depth, z, 0.2))
-                prior.append(refine.merged(depth, refine.field_map(z, spread)))
+                own = refine.field_map(z, spread) if first is None else first.of(i)
+                prior.append(refine.merged(depth, own))
                 yield ViewsMeasured(round_, "stereo", i + 1, len(self.views))
+        elif first is not None:
+            prior = [first.of(i) for i in range(len(self.views))]
         else:
-            for i, (z, spread) in enumerate(read_field(field, self.views, self.train)):
+            for i, (z, spread) in enumerate(read_field(field, self.views, self.eye)):
                 prior.append(refine.field_map(z, spread))
                 yield ViewsMeasured(round_, "field", i + 1, len(self.views))
-        maps = self._stack(prior)
+        maps = self.stacked(prior)
         share = float(np.mean(agreement)) if agreement else 1.0
         if not config.refine.enabled:
             return maps, share
@@ -312,7 +332,7 @@ class Bench:
         self.photos = self.passes.photos
         self.judging = replace(self.judging, world_from_camera=self.views.world_from_camera)
 
-    def _stack(self, parts: list[tuple[Array, Array, Array]]) -> Maps:
+    def stacked(self, parts: list[tuple[Array, Array, Array]]) -> Maps:
         z, sigma, trust = (np.stack(a).astype(np.float32) for a in zip(*parts, strict=True))
         maps = Maps(z, sigma, trust).resized(self.camera.width, self.camera.height)
         z = np.where(self.content, maps.z, np.nan).astype(np.float32)

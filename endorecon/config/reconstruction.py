@@ -87,6 +87,8 @@ class FieldConfig:
     steps_first: int = 300
     """Steps of round 0. More draw walls that few frames see towards the camera: each frame explains
     its own noise by fog before its lens (benchmarks/results/accuracy-cpu.md)."""
+    sisters: int = 3
+    """Fields of round 0, each from a seed of its own; their mean depth is where round 1 begins."""
     steps_round: int = 200
     """Steps of each later round."""
     learning_rate: float = 2e-2

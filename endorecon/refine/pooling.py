@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from endorecon.scene import DepthMap
 
 Array = NDArray[Any]
 
+DISPUTE = 3.0  # spread for each standard deviation that fields of different seeds are apart
 SAME_SURFACE = 0.1  # |log ratio| of the depths of two rounds below which they mean one surface
 
 
@@ -64,6 +66,17 @@ def field_map(z: Array, spread: Array) -> tuple[Array, Array, Array]:
     with np.errstate(invalid="ignore"):
         sigma = np.maximum(0.3 * spread, 0.01 * z)
     return z, sigma, np.where(np.isfinite(z), 0.3, 0.0)
+
+
+def together(told: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Depth and spread (h, w) that fields of different seeds tell together: the mean in log z.
+
+    Their own disagreement is spread, too. Unknown where one of them does not know.
+    """
+    logs = np.log([z for z, _ in told])
+    z = np.exp(logs.mean(0))
+    spread = np.mean([s for _, s in told], axis=0)
+    return z, np.hypot(spread, DISPUTE * z * logs.std(0))
 
 
 def merged(stereo: DepthMap, own: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

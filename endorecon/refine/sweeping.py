@@ -26,6 +26,10 @@ class Maps:
     sigma: Array
     trust: Array
 
+    def of(self, i: int) -> tuple[Array, Array, Array]:
+        """z, sigma and trust (h, w) of one photo."""
+        return self.z[i], self.sigma[i], self.trust[i]
+
     def resized(self, width: int, height: int) -> Maps:
         """The maps at another size; no depth is mixed across an edge or with an unknown one."""
         if self.z.shape[1:] == (height, width):
