@@ -183,7 +183,10 @@ def demo(args: list[str]) -> int:
     if d.quick:
         config = with_differences(
             config,
-            {"field": {"steps_first": 200, "steps_round": 80}, "loop": {"max_rounds": 2}},
+            {
+                "field": {"sisters": 1, "steps_first": 200, "steps_round": 80},
+                "loop": {"max_rounds": 2},
+            },
         )
     run = d.out / "run"
     job = Job(

@@ -12,7 +12,7 @@ import endorecon.stereo as stereo
 from endorecon.config import Config, with_differences
 from endorecon.io.rundir import RunDir
 from endorecon.loop import RoundFinished, RoundsFinished, judge, median_change, rounds
-from endorecon.refine import Maps, merged, pooled
+from endorecon.refine import Maps, merged, pooled, together
 from endorecon.scene import DepthMap, Disparity, StereoPair
 
 from made_views import made_views  # isort: skip
@@ -20,7 +20,8 @@ from made_views import made_views  # isort: skip
 SMALL = with_differences(
     Config(),
     {
-        "field": {"steps_first": 150, "steps_round": 40, "rays": 1024, "proposal": 48, "march": 64},
+        "field": {"sisters": 2, "steps_first": 150, "steps_round": 40, "rays": 1024, "march": 64}
+        | {"proposal": 48},
         "refine": {"neighbours": 6, "steps": 21},
         "stereo": {"supersample": 1.0},
         "loop": {"max_rounds": 2, "tolerance": 0.0},
@@ -98,6 +99,17 @@ def test_a_reading_that_agrees_makes_a_depth_no_surer_and_one_that_contradicts_c
     assert s[0, 0] == s[0, 2] == 0.1 and t[0, 0] == t[0, 2] == 0.3
     assert s[0, 1] == 3.0 and t[0, 1] < 0.1
     assert s[0, 3] == 0.2 and t[0, 3] > 0 and t[0, 4] == 0
+
+
+def test_fields_of_several_seeds_tell_their_mean_and_what_they_dispute_is_spread() -> None:
+    a, b = np.array([[10.0, 10.0, np.nan]]), np.array([[10.0, 14.4, 9.0]])
+    fog = np.array([[0.2, 0.2, 0.2]])
+    z, spread = together([(a, fog), (b, 2 * fog)])
+    np.testing.assert_allclose(z, [[10.0, 12.0, np.nan]])
+    assert spread[0, 0] == pytest.approx(0.3) and spread[0, 1] > 6.5
+    alone = together([(a, fog)])
+    np.testing.assert_allclose(alone[0], a)
+    np.testing.assert_allclose(alone[1][:, :2], fog[:, :2])
 
 
 def test_two_rounds_are_pooled_by_how_sure_they_are_and_never_across_two_surfaces() -> None:

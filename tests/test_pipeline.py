@@ -24,7 +24,7 @@ from endorecon.scene import DepthMap, FrameRecord
 from made_views import made_views  # isort: skip
 
 PRESET = """
-field: {steps_first: 120, steps_round: 30, rays: 1024, proposal: 48, march: 64}
+field: {sisters: 1, steps_first: 120, steps_round: 30, rays: 1024, proposal: 48, march: 64}
 refine: {neighbours: 5, steps: 21}
 stereo: {supersample: 1.0}
 loop: {max_rounds: 2, tolerance: 0.0}
