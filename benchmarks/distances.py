@@ -1,11 +1,11 @@
 """Clinical distances of several runs in one table, with pooled interval coverage.
 
-    python benchmarks/distances.py RUN_OR_STUDY [...] [--noise 0.1]
+    python benchmarks/distances.py RUN_OR_STUDY_OR_STORE [...] [--noise 0.1] [--preset cpu]
 
 A RUN has been evaluated (`endorecon evaluate`, with --metric-poses for the second row). A STUDY is
-the folder of `endorecon validate STUDY.yaml --out DIR` on phantoms: each finished unit is evaluated
-once more here, into UNIT/metric, with the true camera path as metric poses, NOISE mm of noise an
-axis; what stands there is not done again. Two scales: from the CT by a fit that has not seen the
+the folder of `endorecon validate STUDY.yaml --out DIR` on phantoms, a STORE that of accuracy.py:
+each finished run in it is evaluated once more here, into `metric` beside it, with the true camera
+path as metric poses, NOISE mm of noise an axis; what stands there is not done again. Two scales: from the CT by a fit that has not seen the
 row's landmarks, and from the metric poses with a rigid fit. Held-out lengths only. The coverage's
 bootstrap draws whole seeds (runs); beside it, whole distances: clicks share a reconstruction.
 """
@@ -59,11 +59,8 @@ def read(run: Path, label: str) -> tuple[list[Measure], int]:
     return found, refused
 
 
-def metric_runs(study: Path, noise_mm: float) -> list[tuple[Path, str]]:
-    """Each finished unit of a study evaluated with metric poses; (run folder, label)."""
-    from endorecon.evaluate.run import evaluate_run
-    from endorecon.phantom.truth import load_truth
-
+def of_study(study: Path) -> list[tuple[Path, Path, str]]:
+    """(run, phantom, label) of each finished unit of a study."""
     out = []
     for unit in json.loads((study / "study.json").read_text())["units"]:
         folder = study / "units" / unit["key"]
@@ -72,25 +69,42 @@ def metric_runs(study: Path, noise_mm: float) -> list[tuple[Path, str]]:
             print(f"{unit['case']}: not done, left out")
             continue
         world = Path(json.loads((folder / "unit.json").read_text())["case_folder"])
-        copy = folder / "metric" / "run"
-        if not (copy / "evaluation" / "measurements.csv").is_file():
-            copy.mkdir(parents=True, exist_ok=True)
-            for item in (folder / "run").iterdir():
-                if item.name != "evaluation" and not (copy / item.name).exists():
-                    (copy / item.name).symlink_to(item.resolve())
-            poses = load_truth(world).world_from_camera.copy()
-            poses[:, :3, 3] += np.random.default_rng(1).normal(0, noise_mm, (len(poses), 3))
-            frames = [
-                {"frame_index": i, "camera_to_world": p.tolist()} for i, p in enumerate(poses)
-            ]
-            tracker = folder / "metric" / "tracker.json"
-            tracker.write_text(json.dumps({"unit": "mm", "frames": frames}))
-            evaluate_run(
-                copy, world / "ct", world / "landmarks.mrk.json", None, world / "clicks.csv",
-                world / "distances.yaml", metric_poses=tracker,
-            )  # fmt: skip
-        out.append((copy, str(unit["case"])))
+        out.append((folder / "run", world, str(unit["case"])))
     return out
+
+
+def of_store(store: Path, preset: str) -> list[tuple[Path, Path, str]]:
+    """(run, phantom, label) of each finished full run in a store of accuracy.py."""
+    runs = sorted(store.glob(f"*/runs/{preset}-full"))
+    return [
+        (run, run.parents[1], run.parents[1].name)
+        for run in runs
+        if (run / "surface.ply").is_file()
+    ]
+
+
+def with_metric_poses(run: Path, world: Path, noise_mm: float) -> Path:
+    """The run evaluated against its phantom with metric poses; the folder of that."""
+    from endorecon.evaluate.run import evaluate_run
+    from endorecon.phantom.truth import load_truth
+
+    beside = run.parent / ("metric" if run.name == "run" else f"{run.name}-metric")
+    copy = beside / "run"
+    if not (copy / "evaluation" / "measurements.csv").is_file():
+        copy.mkdir(parents=True, exist_ok=True)
+        for item in run.iterdir():
+            if item.name != "evaluation" and not (copy / item.name).exists():
+                (copy / item.name).symlink_to(item.resolve())
+        poses = load_truth(world).world_from_camera.copy()
+        poses[:, :3, 3] += np.random.default_rng(1).normal(0, noise_mm, (len(poses), 3))
+        frames = [{"frame_index": i, "camera_to_world": p.tolist()} for i, p in enumerate(poses)]
+        tracker = beside / "tracker.json"
+        tracker.write_text(json.dumps({"unit": "mm", "frames": frames}))
+        evaluate_run(
+            copy, world / "ct", world / "landmarks.mrk.json", None, world / "clicks.csv",
+            world / "distances.yaml", metric_poses=tracker,
+        )  # fmt: skip
+    return copy
 
 
 def sentence(some: list[Measure], words: str) -> str:
@@ -121,12 +135,18 @@ def main() -> None:
     )
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--noise", type=float, default=0.1)
+    parser.add_argument("--preset", default="cpu", help="whose runs of a STORE")
     arguments = parser.parse_args()
     runs: list[tuple[Path, str]] = []
     for folder in arguments.folders:
+        made = []
         if (folder / "study.json").is_file():
-            runs += metric_runs(folder, arguments.noise)
-        else:
+            made = of_study(folder)
+        elif not (folder / "evaluation").is_dir():
+            made = of_store(folder, arguments.preset)
+        for run, world, label in made:
+            runs.append((with_metric_poses(run, world, arguments.noise), label))
+        if not made:
             runs.append((folder, folder.parent.name if folder.name == "run" else folder.name))
     everything: list[Measure] = []
     refused = 0
