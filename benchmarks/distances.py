@@ -107,6 +107,16 @@ def with_metric_poses(run: Path, world: Path, noise_mm: float) -> Path:
     return copy
 
 
+def surface_row(run: Path, label: str) -> str:
+    """One line of the table of surfaces: observed surface and CT, both ways, mm."""
+    facts = json.loads((run / "evaluation" / "report.json").read_text())["facts"]
+    there = facts["surface"]["reconstruction to CT"]
+    back = facts["surface"]["CT seen by the cameras to reconstruction"]
+    a, b = (f"{x['mean']:.3f}, {x['median']:.3f}, {x['p95']:.2f}" for x in (there, back))
+    seen = f"{100 * facts['coverage']['observed']:.0f} %, {100 * facts['completeness_1mm']:.0f} %"
+    return f"| {label} | {a} | {b} | {facts['hd95_mm']:.2f} | {seen} |"
+
+
 def sentence(some: list[Measure], words: str) -> str:
     """The figures that issue 5 asks for, of one scale."""
     d = np.array([m.difference for m in some])
@@ -171,6 +181,12 @@ def main() -> None:
         some = [m for m in everything if m.from_ct == from_ct]
         if some:
             print(f"\n{sentence(some, words)}")
+    print(
+        "\n| run | surface to CT: mean, median, P95 | CT to surface: same | HD95 | observed share of "
+        "the surface, CT reached within 1 mm |\n| --- | --- | --- | --- | --- |"
+    )
+    for run, label in runs:
+        print(surface_row(run, label))
     print(f"\n{refused} measures were refused (not seen, or not known surely enough).")
 
 

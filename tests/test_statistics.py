@@ -78,6 +78,12 @@ def test_share_bootstraps_whole_clusters() -> None:
     assert high - low > 2 * (high1 - low1)
     share, low, high = st.share_with_interval(np.ones(300, bool))
     assert (share, high) == (1, 1) and low == pytest.approx(0.99)
+    one = np.array([True, True, True, False])
+    share, low, high = st.share_with_interval(one, np.zeros(4, int))
+    assert share == 0.75 and np.isnan([low, high]).all()
+    assert np.isnan(st.share_with_interval(np.zeros(0, bool))).all()
+    share, low, high = st.share_with_interval(np.tile(one, 3), np.repeat([0, 1, 2], 4))
+    assert share == low == high == 0.75
 
 
 def test_surface_distance_is_signed_and_leaves_out_what_does_not_overlap() -> None:

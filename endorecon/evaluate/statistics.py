@@ -226,23 +226,25 @@ def excess_variance(squares: Array, free: Array, known: Array) -> float:
 def share_with_interval(hits: Array, clusters: Array | None = None, seed: int = 0) -> Array:
     """A share of True and its 95 % bootstrap interval (3,): share, low, high.
 
-    `clusters` (n,): whole clusters are drawn, for hits that are not independent.
+    `clusters` (n,): whole clusters are drawn, for hits that are not independent. One cluster (or one
+    hit) tells nothing of its own spread: NaN.
     """
     from scipy.stats import bootstrap
 
     h = np.asarray(hits, float)
-    if len(h) < 2:
-        return np.array([h.mean() if len(h) else np.nan, np.nan, np.nan])
     if clusters is None:
         total, count = h, np.ones_like(h)
     else:
         _, which = np.unique(clusters, return_inverse=True)
         total, count = np.bincount(which, h), np.bincount(which).astype(float)
 
+    if len(total) < 2:
+        return np.array([h.mean() if len(h) else np.nan, np.nan, np.nan])
+
     def ratio(a: Array, b: Array, axis: int = -1) -> Array:
         return a.sum(axis) / b.sum(axis)
 
-    if np.ptp(total / count) == 0:  # all hit or all missed: rule of three
+    if h.min() == h.max():  # all hit or all missed: rule of three
         n = len(total)
         share = float(h.mean())
         return np.array([share, max(share - 3 / n, 0), share]) if share else np.array([0, 0, 3 / n])
