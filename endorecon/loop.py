@@ -2,7 +2,8 @@
 
 `rounds` is a generator of small frozen events; closing it cancels the run. A round folder is the
 checkpoint: it holds the field *before* the depths of the round were fed back, so that resume and an
-undisturbed run do the same arithmetic. Round 0 is the coarse field with sparse SfM depths.
+undisturbed run do the same arithmetic. Round 0 is the coarse field, and its sisters of
+other seeds, with sparse SfM depths.
 """
 
 from __future__ import annotations

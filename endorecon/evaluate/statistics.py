@@ -226,8 +226,8 @@ def excess_variance(squares: Array, free: Array, known: Array) -> float:
 def share_with_interval(hits: Array, clusters: Array | None = None, seed: int = 0) -> Array:
     """A share of True and its 95 % bootstrap interval (3,): share, low, high.
 
-    `clusters` (n,): whole clusters are drawn, for hits that are not independent. One cluster (or one
-    hit) tells nothing of its own spread: NaN.
+    `clusters` (n,): whole clusters are drawn, for hits that are not independent. One cluster (or
+    one hit) tells nothing of its own spread: NaN.
     """
     from scipy.stats import bootstrap
 

@@ -22,6 +22,7 @@ class Field(Protocol):
     """Density and colour in space, with everything needed to keep it and to go on training."""
 
     step: int  # optimisation steps so far
+    seed: int  # of all that is drawn
     device: str
 
     @property

@@ -1,4 +1,4 @@
-"""Depths of different origin put together: the field, its reading in stereo, and several rounds."""
+"""Depths of different origin put together: fields, their reading in stereo, and several rounds."""
 
 from __future__ import annotations
 
