@@ -357,7 +357,7 @@ def test_named_landmarks_can_be_held_out_of_every_fit(made: Made) -> None:
 @pytest.mark.slow
 def test_intervals_of_whole_runs_hold_the_ct_in_95_percent(tmp_path: Path) -> None:
     hits, cluster = [], []
-    for seed in (10, 11, 12):
+    for seed in range(10, 18):  # of three runs, 30 distances, chance decides
         made = make_run(
             tmp_path / str(seed), seed, frames=10, depth_sigma=0.05, observers=3, ct_format="nii",
             common_sigma=0.08,
@@ -367,6 +367,4 @@ def test_intervals_of_whole_runs_hold_the_ct_in_95_percent(tmp_path: Path) -> No
                 hits.append(m.low <= m.ct <= m.high)
                 cluster.append(f"{seed} {m.name}")
     share, low, high = share_with_interval(np.array(hits), np.array(cluster))
-    assert len(hits) >= 200 and high >= 0.95, (len(hits), share, low, high)
-    if low > 0.95:  # 30 distances only: seen in every summary, not hidden
-        pytest.xfail(f"intervals too wide: they hold {share:.1%}, at least {low:.1%}")
+    assert len(hits) >= 600 and low <= 0.95 <= high, (len(hits), share, low, high)
