@@ -278,6 +278,11 @@ class RefineConfig:
     """... by the colours of a window of this half width (share of the width) ..."""
     edge_likeness: float = 0.05
     """... and this standard deviation of the display values (0..1) of one surface."""
+    strip: float = 0.07
+    """Dark strips of at most this width (share of the picture's) beside an occlusion edge are put
+    behind it, where light and edges of the picture say so (0: they stay) ..."""
+    strip_jump: float = 0.15
+    """... if the depth steps by this share of itself, or more."""
     settle: bool = True
     """After the first search of round 1 the poses are adjusted to what all pictures show ..."""
     settle_stride: float = 0.021

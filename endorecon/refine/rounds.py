@@ -17,6 +17,7 @@ from endorecon.config import RefineConfig
 from endorecon.refine.certainty import Evidence, first_sigma, relative_sigma
 from endorecon.refine.consensus import Consensus, choose_sources, consensus
 from endorecon.refine.edges import snap
+from endorecon.refine.strips import behind
 from endorecon.refine.photos import Photos, prepare
 from endorecon.refine.sweep import in_parallel
 from endorecon.refine.sweeping import (
@@ -137,29 +138,35 @@ def _smooth_maps(
     def finish(i: int) -> tuple[Array, ...]:
         found = smoothed(maps, i, content, config)
         z, reach = found.z, max(1, round(config.edge_near * found.z.shape[1]))
+        moved = np.zeros(z.shape, bool)
         if photos.colour is not None:
+            if config.strip > 0:
+                widest = round(config.strip * z.shape[1])
+                z, moved = behind(z, photos.colour[i], widest, config.strip_jump)
             near = _depth_step(z, reach) > config.edge_jump
             radius = round(config.edge_window * z.shape[1])
             z = snap(z, photos.colour[i], near, radius, config.edge_likeness)
         step, wide = _depth_step(z, config.radius), _depth_step(z, 2 * reach)
-        return z, found.residual, np.sqrt(found.variance), step, wide
+        return z, found.residual, np.sqrt(found.variance), step, wide, moved
 
-    z, residual, support, step, wide = (
+    z, residual, support, step, wide, moved = (
         np.stack(a).astype(np.float32) for a in zip(*in_parallel(finish, len(maps.z)), strict=True)
     )
-    known = np.isfinite(checked.z)
+    # What was confirmed is no longer what is said of a pixel that was put behind.
+    known = np.isfinite(checked.z) & (moved == 0)
     agree, against = (
         np.where(known, a, 0).astype(np.float32) for a in (checked.agree, checked.against)
     )
     nothing = np.zeros_like(swept.score)
     evidence = Evidence(
-        swept.score, agree, against, residual, support, step, wide,
+        np.where(moved > 0, 0, swept.score), agree, against, residual, support, step, wide,
         prior=nothing, spread=nothing, least=nothing, count=nothing,
     )  # fmt: skip
     edge = step > config.edge_step
     # A window that holds two surfaces may answer with the wrong one: half the step is possible.
     sigma = np.where(edge, np.hypot(maps.sigma, 0.25 * np.minimum(step, 1) * z), maps.sigma)
     trust = np.where(edge, 0.4 * maps.trust, maps.trust)
+    trust = np.where(moved > 0, np.minimum(trust, 0.3), trust)
     trust = np.where(np.isfinite(z), trust, 0)
     return Maps(z, sigma.astype(np.float32), trust.astype(np.float32)), evidence
 
