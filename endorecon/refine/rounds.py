@@ -17,8 +17,8 @@ from endorecon.config import RefineConfig
 from endorecon.refine.certainty import Evidence, first_sigma, relative_sigma
 from endorecon.refine.consensus import Consensus, choose_sources, consensus
 from endorecon.refine.edges import snap
-from endorecon.refine.strips import behind
 from endorecon.refine.photos import Photos, prepare
+from endorecon.refine.strips import behind
 from endorecon.refine.sweep import in_parallel
 from endorecon.refine.sweeping import (
     Checked,
