@@ -130,6 +130,7 @@ def fit(args: list[str]) -> int:
     return 0
 
 
+READER_GONE = 141  # as a program that SIGPIPE ends: `endorecon doctor | head -1`
 COMMANDS = {
     "fit": "turn an endoscope video into a measured surface",
     "evaluate": "register a run to CT, measure, report",
@@ -153,10 +154,13 @@ def run(name: str, args: list[str]) -> int:
     return code
 
 
-def _nobody_reads() -> bool:
-    """Whether standard output's reader has left; then nothing more is written to it."""
+def _nobody_reads(probe: str = "") -> bool:
+    """Whether standard output's reader has left; then nothing more is written to it.
+
+    Where nothing waits to be written only a `probe` tells.
+    """
     try:
-        print(flush=True)
+        print(end=probe, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
@@ -176,6 +180,12 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    code = _main(argv)
+    # What is printed may wait in a buffer until here, and find its reader gone.
+    return READER_GONE if _nobody_reads() else code
+
+
+def _main(argv: list[str] | None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
@@ -213,8 +223,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 6
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            return 141  # as a program that SIGPIPE ends: `endorecon doctor | head -1`
+        if isinstance(error, BrokenPipeError) and _nobody_reads("\n"):
+            return READER_GONE
         if debug:
             raise
         from endorecon.io.atomic import as_resource_error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,16 +29,19 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     assert "not for clinical use" in done.stdout
 
 
-def test_a_reader_that_leaves_is_no_bug() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("size", [9, 99999])  # what waits in a buffer until the end, and what not
+def test_a_reader_that_leaves_is_no_bug(size: int, unbuffered: str) -> None:
     code = (
         "import sys; from endorecon import cli, commands; sys.stdin.readline();"
-        "cli.COMMANDS['doctor'] = (lambda args: print('x' * 99999, flush=True), '');"
+        f"commands.doctor = lambda args: print('x' * {size}) or 0;"
         "sys.exit(cli.main(['doctor']))"
     )
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True
-    ) as program:
+        [sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    ) as program:  # fmt: skip
         assert program.stdin is not None and program.stdout is not None
         program.stdout.close()  # before the program is let on
         program.stdout = None
