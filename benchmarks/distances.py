@@ -5,9 +5,10 @@
 A RUN has been evaluated (`endorecon evaluate`, with --metric-poses for the second row). A STUDY is
 the folder of `endorecon validate STUDY.yaml --out DIR` on phantoms, a STORE that of accuracy.py:
 each finished run in it is evaluated once more here, into `metric` beside it, with the true camera
-path as metric poses, NOISE mm of noise an axis; what stands there is not done again. Two scales: from the CT by a fit that has not seen the
-row's landmarks, and from the metric poses with a rigid fit. Held-out lengths only. The coverage's
-bootstrap draws whole seeds (runs); beside it, whole distances: clicks share a reconstruction.
+path as metric poses, NOISE mm of noise an axis; what stands there is not done again. Two scales:
+from the CT by a fit that has not seen the row's landmarks, and from the metric poses with a rigid
+fit. Held-out lengths only. The coverage's bootstrap draws whole seeds (runs); beside it, whole
+distances: clicks share a reconstruction.
 """
 
 from __future__ import annotations
@@ -149,15 +150,14 @@ def main() -> None:
     arguments = parser.parse_args()
     runs: list[tuple[Path, str]] = []
     for folder in arguments.folders:
-        made = []
-        if (folder / "study.json").is_file():
-            made = of_study(folder)
-        elif not (folder / "evaluation").is_dir():
-            made = of_store(folder, arguments.preset)
-        for run, world, label in made:
-            runs.append((with_metric_poses(run, world, arguments.noise), label))
-        if not made:
+        if (folder / "evaluation").is_dir():
             runs.append((folder, folder.parent.name if folder.name == "run" else folder.name))
+            continue
+        study = (folder / "study.json").is_file()
+        for run, world, label in of_study(folder) if study else of_store(folder, arguments.preset):
+            runs.append((with_metric_poses(run, world, arguments.noise), label))
+    if not runs:
+        parser.error("no evaluated run, no finished study and no store with finished runs is given")
     everything: list[Measure] = []
     refused = 0
     for run, label in runs:

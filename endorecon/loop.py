@@ -250,21 +250,19 @@ class Bench:
         fog or a wall drawn near, its sister has not: their mean is better than any of them, and
         what they dispute is not sure. Only `field` goes on.
         """
-        c, n = self.config.field, len(self.views)
-        count = max(1, c.sisters)
-        read: list[list[tuple[Array, Array]]] = []
-        for k in range(count):
-            mine = field
-            if k > 0:
-                mine = open_field(c, self.views, field.seed + (k << 20), field.device)
-            for done in fit_field(mine, self.views, None, c, steps):
-                yield replace(done, step=done.step + k * steps, steps=count * steps)
-            read.append([])
-            for told in read_field(mine, self.views, self.eye):
-                read[k].append(told)
-                yield ViewsMeasured(0, "field", k * n + len(read[k]), count * n)
-        each = zip(*read, strict=True)
-        return self.stacked([refine.field_map(*refine.together(told)) for told in each])
+        c, fields = self.config.field, [field]
+        for k in range(1, c.sisters):
+            fields.append(open_field(c, self.views, field.seed + (k << 20), field.device))
+        for k, one in enumerate(fields):
+            for done in fit_field(one, self.views, None, c, steps):
+                yield replace(done, step=done.step + k * steps, steps=len(fields) * steps)
+        # View by view: the maps of all fields at once are gigabytes, the fields are not.
+        readers = [read_field(one, self.views, self.eye) for one in fields]
+        out = []
+        for told in zip(*readers, strict=True):
+            out.append(refine.field_map(*refine.together(told)))
+            yield ViewsMeasured(0, "field", len(out), len(self.views))
+        return self.stacked(out)
 
     def measure(
         self, field: Any, round_: int, before: Maps | None, untaught: Maps

@@ -20,13 +20,15 @@ from made_views import made_views  # isort: skip
 SMALL = with_differences(
     Config(),
     {
-        "field": {"sisters": 2, "steps_first": 150, "steps_round": 40, "rays": 1024, "march": 64}
-        | {"proposal": 48},
+        "field": {
+            "sisters": 2, "steps_first": 150, "steps_round": 40,
+            "rays": 1024, "proposal": 48, "march": 64,
+        },
         "refine": {"neighbours": 6, "steps": 21},
         "stereo": {"supersample": 1.0},
         "loop": {"max_rounds": 2, "tolerance": 0.0},
     },
-)
+)  # fmt: skip
 
 
 def history(*rows: tuple[float | None, float, float]) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ def pooled(before: Maps, fresh: Maps) -> Maps:
 
     def one(i: int) -> tuple[Array, ...]:
         # Frame by frame: of hundreds of large frames each intermediate array is a gigabyte.
-        return _pooled(*(Maps(m.z[i], m.sigma[i], m.trust[i]) for m in (before, fresh)))
+        return _pooled(*(Maps(*m.of(i)) for m in (before, fresh)))
 
     return Maps(*(np.stack(a) for a in zip(*in_parallel(one, len(fresh.z)), strict=True)))
 

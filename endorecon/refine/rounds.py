@@ -149,24 +149,23 @@ def _smooth_maps(
         step, wide = _depth_step(z, config.radius), _depth_step(z, 2 * reach)
         return z, found.residual, np.sqrt(found.variance), step, wide, moved
 
-    z, residual, support, step, wide, moved = (
-        np.stack(a).astype(np.float32) for a in zip(*in_parallel(finish, len(maps.z)), strict=True)
-    )
+    *maps_of, moved = (np.stack(a) for a in zip(*in_parallel(finish, len(maps.z)), strict=True))
+    z, residual, support, step, wide = (a.astype(np.float32) for a in maps_of)
     # What was confirmed is no longer what is said of a pixel that was put behind.
-    known = np.isfinite(checked.z) & (moved == 0)
+    known = np.isfinite(checked.z) & ~moved
     agree, against = (
         np.where(known, a, 0).astype(np.float32) for a in (checked.agree, checked.against)
     )
     nothing = np.zeros_like(swept.score)
     evidence = Evidence(
-        np.where(moved > 0, 0, swept.score), agree, against, residual, support, step, wide,
+        np.where(moved, 0, swept.score), agree, against, residual, support, step, wide,
         prior=nothing, spread=nothing, least=nothing, count=nothing,
     )  # fmt: skip
     edge = step > config.edge_step
     # A window that holds two surfaces may answer with the wrong one: half the step is possible.
     sigma = np.where(edge, np.hypot(maps.sigma, 0.25 * np.minimum(step, 1) * z), maps.sigma)
     trust = np.where(edge, 0.4 * maps.trust, maps.trust)
-    trust = np.where(moved > 0, np.minimum(trust, 0.3), trust)
+    trust = np.where(moved, np.minimum(trust, 0.3), trust)
     trust = np.where(np.isfinite(z), trust, 0)
     return Maps(z, sigma.astype(np.float32), trust.astype(np.float32)), evidence
 

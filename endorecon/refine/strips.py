@@ -64,9 +64,9 @@ def behind(z: Array, picture: Array, reach: int, jump: float) -> tuple[Array, Ar
     _, here = _nearest(is_front & (to_rim > reach))
     grey = cv2.GaussianBlur(picture.astype(np.float32).mean(2) / 255, (0, 0), 2.0)
     bright: Array = GAMMA * np.log(grey + 0.01)
-    albedo = (bright + 2 * log).ravel()
-    miss_here = albedo.reshape(z.shape) - albedo[here]
-    miss_there = bright + 2 * log.ravel()[there] - albedo[there]
+    albedo = bright + 2 * log
+    miss_here = albedo - albedo.ravel()[here]
+    miss_there = bright - bright.ravel()[there]  # of one depth with what it is held against
     strip &= (miss_here < -DARKER) & (np.abs(miss_there) < ALIKE * np.abs(miss_here))
     return np.where(strip, z.ravel()[there], z).astype(np.float32), strip
 
