@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from endorecon import refine
 from endorecon.config import Config
-from endorecon.errors import InputRefused
+from endorecon.errors import InputRefused, NotEnoughInformation
 from endorecon.field import open_field
 from endorecon.field.batches import training_camera
 from endorecon.field.fit import DenseTargets, StepDone, fit_field
@@ -107,6 +107,11 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
         targets = None if depths is None or k == 1 else bench.targets(depths)
         if k == 0:
             fresh, agreement = (yield from bench.coarse(field, steps)), 1.0
+            if not np.isfinite(fresh.z).any():
+                raise NotEnoughInformation(
+                    "After the first training the field shows no surface in any view",
+                    "film nearer and slower, or train longer (field.steps_first)",
+                )
             untaught = fresh
             bench.choose_neighbours(untaught)
         else:
@@ -131,9 +136,9 @@ def rounds(views: Views, config: Config, run: RunDir, seed: int, device: str) ->
         }
         if k == 1 and bench.settled is not None:
             s = bench.settled
-            metrics["settled"] = {
-                "before_px": s.before, "after_px": s.after, "taken": s.credible
-            }  # fmt: skip
+            told = {"before_px": s.before, "after_px": s.after}  # NaN: no link could tell
+            found = {k: v if np.isfinite(v) else None for k, v in told.items()}
+            metrics["settled"] = {**found, "taken": s.credible}
         history.append(metrics)
         run.save_round(k, field.state(), bench.depth_maps(fresh), metrics)
         if k > 1:

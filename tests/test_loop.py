@@ -10,6 +10,7 @@ import pytest
 
 import endorecon.stereo as stereo
 from endorecon.config import Config, with_differences
+from endorecon.errors import NotEnoughInformation
 from endorecon.io.rundir import RunDir
 from endorecon.loop import RoundFinished, RoundsFinished, judge, median_change, rounds
 from endorecon.refine import Maps, merged, pooled, together
@@ -180,6 +181,15 @@ def test_rounds_bring_the_depths_nearer_to_the_truth_and_resume_gives_the_same_b
     np.testing.assert_array_equal(
         broken.round_depths(2)[4].z, RunDir(tmp_path / "whole").round_depths(2)[4].z
     )
+
+
+@pytest.mark.slow
+def test_a_field_without_any_surface_ends_with_one_sentence(tmp_path: Path) -> None:
+    views, _ = made_views()
+    foggy = with_differences(SMALL, {"field": {"steps_first": 60}})
+    with pytest.raises(NotEnoughInformation, match="no surface in any view"):
+        list(rounds(views, foggy, RunDir(tmp_path), 3, "cpu"))
+    assert RunDir(tmp_path).rounds() == []
 
 
 class Flipped:
