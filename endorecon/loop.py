@@ -323,7 +323,7 @@ class Bench:
     def _settle(self, maps: Maps) -> None:
         """Poses adjusted to all pictures, unless the links that took no part speak against it."""
         maps = maps.resized(self.camera.width, self.camera.height)
-        links = refine.choose_sources(self.neighbours, self.config.refine.sources)
+        links = refine.choose_sources(self.neighbours, self.config.refine.settle_links)
         found = refine.settle(self.photos, links, maps, self.config.refine)
         self.settled = found
         if found.credible:

@@ -218,6 +218,9 @@ class RefineConfig:
     """False leaves the real frames out (a control, not a way to work)."""
     width: int = 640
     """Width of the refined depth maps in pixels."""
+    rim: float = 0.011
+    """Depth is told so far (share of the width) beyond the masks: they are drawn in from the
+    lens's bright border by 0.012, but a surface is seen there and windows reach it."""
     wide_width: int = 320
     """Round 1 begins with a wide search on photos reduced to this width ..."""
     wide_band: float = 0.3
@@ -289,6 +292,8 @@ class RefineConfig:
     """... at places so far apart (share of the width) ..."""
     settle_sigma: float = 0.03
     """... whose depth is as sure as this, relatively ..."""
+    settle_links: int = 48
+    """... in so many other frames ..."""
     settle_radius: int = 4
     """... by windows of this half width in pixels."""
     unconfirmed: float = 0.12

@@ -201,8 +201,8 @@ class Passes:
         self._views, self._config = views, config
         full = min(config.width, views.camera.width)
         search = min(full, config.search_width)
-        self.photos = prepare(views, full)
-        self._search = self.photos if search == full else prepare(views, search)
+        self.photos = prepare(views, full, config.rim)
+        self._search = self.photos if search == full else prepare(views, search, config.rim)
 
     def move(self, views: Views) -> None:
         """The same pictures at other poses."""
@@ -224,5 +224,5 @@ class Passes:
     def wide(self) -> Pass:
         """The search before round 1: the field is far off in places."""
         c = self._config
-        small = prepare(self._views, min(self._search.camera.width, c.wide_width))
+        small = prepare(self._views, min(self._search.camera.width, c.wide_width), c.rim)
         return Pass(small, c.wide_band, c.wide_steps)

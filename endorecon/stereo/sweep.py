@@ -29,8 +29,9 @@ class SweepMatcher:
         K = pair.K
         camera = Camera(w, h, K[0, 0], K[1, 1], K[0, 2], K[1, 2])
         poses = np.stack([np.eye(4), compose(np.eye(3), np.array([pair.baseline, 0, 0]))])
+        seen = np.ones((h, w), np.float32)
         grey = np.stack(
-            [refine.high_pass(refine.grey(eye) / 255) for eye in (pair.left, pair.right)]
+            [refine.high_pass(refine.grey(eye) / 255, seen) for eye in (pair.left, pair.right)]
         )
         photos = refine.Photos(camera, grey, np.ones_like(grey), poses)
         band = np.full((h, w), self._config.sweep_band, np.float32)

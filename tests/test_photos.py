@@ -1,0 +1,65 @@
+"""Pictures as the matcher sees them: what is masked must not shade what is seen beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from endorecon.config import RefineConfig
+from endorecon.io.screen import Content
+from endorecon.refine import high_pass, prepare
+
+from made_views import made_views  # isort: skip
+
+
+def disc(size: int, radius: float) -> np.ndarray:
+    y, x = np.indices((size, size)) + 0.5
+    return np.hypot(x - size / 2, y - size / 2) < radius
+
+
+def test_black_border_and_masked_highlight_leave_no_slope_beside_them() -> None:
+    seen = disc(120, 50)
+    y, x = np.indices(seen.shape)
+    spot = np.hypot(x - 70, y - 50) < 6
+    image = np.where(seen, 0.4, 0.0).astype(np.float32)
+    image[spot] = 1.0
+    weight = (disc(120, 48) & ~spot).astype(np.float32)
+    out = high_pass(image, weight)
+    assert np.abs(out[weight > 0]).max() < 1e-6
+    assert not out[0, :8].any()  # nothing is known near: no light, no answer
+    naive = high_pass(image, np.ones_like(image))
+    assert np.abs(naive[weight > 0]).max() > 0.1
+
+
+def test_texture_passes_and_slow_light_does_not() -> None:
+    x = np.broadcast_to(np.arange(200.0), (100, 200)).astype(np.float32)
+    one = np.ones_like(x)
+    fine = high_pass(0.1 * np.sin(2 * np.pi * x / 8), one)
+    slow = high_pass(0.1 * np.sin(2 * np.pi * x / 400), one)
+    assert fine.std() > 0.9 * 0.1 / np.sqrt(2) and np.abs(slow[:, 40:-40]).max() < 0.01
+
+
+@pytest.mark.parametrize("width", [160, 240, 320, 466, 640, 960, 1920])
+def test_depth_is_told_in_the_rim_that_the_mask_leaves_out_and_never_beyond_the_picture(
+    width: int,
+) -> None:
+    angle = np.linspace(0, 2 * np.pi, 90, endpoint=False)
+    outline = 0.5 + 0.48 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    picture = disc(width, 0.48 * width + 1)
+    mask = Content(outline, "round").mask(width, width, np.eye(3), (width, width))
+    reach = int(RefineConfig().rim * 0.96 * width)  # the working picture is the content's box
+    views, _ = made_views(n=2, w=40, h=40)
+    photos = replace(prepare(views, 40), weight=mask[None].astype(np.float32), rim=reach)
+    content = photos.content
+    assert not (content & ~picture).any()
+    assert (content & mask).sum() == mask.sum() and reach >= 1
+    assert content[disc(width, 0.48 * width - 3)].all()
+    np.testing.assert_array_equal(replace(photos, rim=0).content, mask)
+
+
+def test_photos_of_another_size_have_the_rim_of_theirs() -> None:
+    views, _ = made_views(n=2, w=400, h=300)
+    assert prepare(views, 400, 0.011).rim == 4 and prepare(views, 200, 0.011).rim == 2
+    assert prepare(views, 400).rim == 0
