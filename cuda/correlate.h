@@ -21,6 +21,7 @@ namespace endorecon {
 
 struct Reference {  // what is the same for all views; arrays (h, w)
     int h, w, radius, steps;
+    int fine;  // the views' pictures are so many times as large
     float noise2;
     const float *grey, *weight, *iz0, *band;
     const uint8_t *known;   // 1: the prior is known, so an answer is wanted
@@ -111,20 +112,20 @@ class Strip {  // columns [x0, x1) of the reference
         const vf t = iz * (1.0f + band * ref.where[g]);
         const vf c = c0 + q[11] * t, r = 1.0f / c;
         vf u = (a0 + q[3] * t) * r - 0.5f, v = (b0 + q[7] * t) * r - 0.5f;
-        vi in = (c > 1e-6f) & (u >= 0.0f) & (v >= 0.0f) & (u <= ref.w - 1.001f) &
-                (v <= ref.h - 1.001f);
+        const int vh = ref.fine * ref.h, vw = ref.fine * ref.w;
+        vi in = (c > 1e-6f) & (u >= 0.0f) & (v >= 0.0f) & (u <= vw - 1.001f) & (v <= vh - 1.001f);
         if (!any(in)) return false;
         u = in ? u : vf{};
         v = in ? v : vf{};
         const vi iu = __builtin_convertvector(u, vi), iv = __builtin_convertvector(v, vi);
         const vf fu = u - __builtin_convertvector(iu, vf), fv = v - __builtin_convertvector(iv, vf);
-        const vi k = iv * ref.w + iu;
-        const Quad p = quads(view.grey, ref.w, k);
+        const vi k = iv * vw + iu;
+        const Quad p = quads(view.grey, vw, k);
         const vf upper = p.a + fu * (p.b - p.a), lower = p.c + fu * (p.d - p.c);
         W = upper + fv * (lower - upper);
         m = splat(wt);
         if (!view.binary) {
-            const Quad s = quads(view.weight, ref.w, k);
+            const Quad s = quads(view.weight, vw, k);
             m *= least(least(s.a, s.b), least(s.c, s.d));
         }
         in &= W == W;

@@ -21,15 +21,16 @@ using endorecon::Warp;
 extern "C" {
 
 // ref, images: gray, high-passed, any range. weights: 0 = masked. z0: prior, <= 0 or NaN = unknown.
-// band: half width of the search in t. warps: (views, 12). Hypotheses: t = band * u, u in [-1, 1].
+// images, weights: (views, fine h, fine w). band: half width of the search in t. warps: (views, 12),
+// to pixels of the images. Hypotheses: t = band * u, u in [-1, 1].
 // Out (h, w): z, score (mean NCC of the views that agree), curvature (d2 cost / dt2), support
 // (number of views that agree), edge (1 = the best hypothesis lies on the rim of the band).
 int endorecon_sweep(int h, int w, const float* ref, const float* ref_weight, const float* z0,
-                    const float* band, int views, const float* images, const float* weights,
-                    const float* warps, int steps, int radius, float noise2, float p1, float p2,
-                    float jump, float* z, float* score, float* curvature, float* support,
-                    uint8_t* edge) {
-    if (h < 2 || w < 2 || steps < 5 || radius < 1 || views < 1) return 1;
+                    const float* band, int views, int fine, const float* images,
+                    const float* weights, const float* warps, int steps, int radius, float noise2,
+                    float p1, float p2, float jump, float* z, float* score, float* curvature,
+                    float* support, uint8_t* edge) {
+    if (h < 2 || w < 2 || steps < 5 || radius < 1 || views < 1 || fine < 1) return 1;
     const FlushDenormals flush;
     const size_t P = (size_t)h * w;
     std::vector<float> iz0(P), wt(P), logz(P), mass(P), good(P);
@@ -44,18 +45,19 @@ int endorecon_sweep(int h, int w, const float* ref, const float* ref_weight, con
     const float du = 2.0f / (steps - 1);
     std::vector<vf> where(V), total(P * V);
     for (int s = 0; s < V * VW; s++) where[s / VW][s % VW] = -1.0f + du * std::min(s, steps - 1);
-    const Reference reference{h, w, radius, steps, noise2, ref, wt.data(), iz0.data(), band,
+    const Reference reference{h, w, radius, steps, fine, noise2, ref, wt.data(), iz0.data(), band,
                               known.data(), where};
-    std::vector<float> coded((size_t)views * P);
+    const size_t F = P * fine * fine;
+    std::vector<float> coded((size_t)views * F);
     std::vector<View> seen(views);
     for (int v = 0; v < views; v++) {
         std::memcpy(seen[v].warp.m, warps + 12 * v, sizeof seen[v].warp.m);
-        const float *image = images + P * v, *weight = weights + P * v;
-        seen[v].binary = std::all_of(weight, weight + P, [](float a) { return a == 0 || a == 1; });
+        const float *image = images + F * v, *weight = weights + F * v;
+        seen[v].binary = std::all_of(weight, weight + F, [](float a) { return a == 0 || a == 1; });
         seen[v].weight = weight;
-        seen[v].grey = seen[v].binary ? &coded[P * v] : image;
+        seen[v].grey = seen[v].binary ? &coded[F * v] : image;
         if (seen[v].binary)
-            for (size_t i = 0; i < P; i++) coded[P * v + i] = weight[i] > 0.0f ? image[i] : NAN;
+            for (size_t i = 0; i < F; i++) coded[F * v + i] = weight[i] > 0.0f ? image[i] : NAN;
     }
     const int columns = Strip::columns(radius, V);
     const int strips = (w + columns - 1) / columns;

@@ -18,13 +18,14 @@ using endorecon::Warp;
 namespace {
 
 __global__ void correlate(int h, int w, const float* ref, const float* weight, const float* iz0,
-                          const float* band, Warp q, const float* img, const float* img_weight,
-                          int steps, int radius, float noise2, float* ncc) {
+                          const float* band, Warp q, int fine, const float* img,
+                          const float* img_weight, int steps, int radius, float noise2, float* ncc) {
     const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
     const int s = blockIdx.z;
     if (x >= w || y >= h) return;
     const float u_s = -1.0f + 2.0f / (steps - 1) * s;
-    const float wmax = w - 1.001f, hmax = h - 1.001f;
+    const int row = fine * w;  // of the view's picture
+    const float wmax = row - 1.001f, hmax = fine * h - 1.001f;
     float m = 0, mi = 0, mii = 0, mw = 0, mww = 0, miw = 0;
     for (int dy = -radius; dy <= radius; dy++)
         for (int dx = -radius; dx <= radius; dx++) {
@@ -37,13 +38,13 @@ __global__ void correlate(int h, int w, const float* ref, const float* weight, c
             u -= 0.5f;
             v -= 0.5f;
             if (!(c > 1e-6f && u >= 0.0f && v >= 0.0f && u <= wmax && v <= hmax)) continue;
-            const int iu = (int)u, iv = (int)v, k = iv * w + iu;
+            const int iu = (int)u, iv = (int)v, k = iv * row + iu;
             const float fu = u - iu, fv = v - iv;
             const float a = img[k] + fu * (img[k + 1] - img[k]);
-            const float b = img[k + w] + fu * (img[k + w + 1] - img[k + w]);
+            const float b = img[k + row] + fu * (img[k + row + 1] - img[k + row]);
             const float W = a + fv * (b - a), I = ref[o];
             const float g = fminf(fminf(img_weight[k], img_weight[k + 1]),
-                                  fminf(img_weight[k + w], img_weight[k + w + 1])) * weight[o];
+                                  fminf(img_weight[k + row], img_weight[k + row + 1])) * weight[o];
             m += g;
             mi += g * I;
             mii += g * I * I;
@@ -195,12 +196,13 @@ __global__ void consensus(endorecon::Maps maps, const float* z, const float* sig
 
 // See sweep.cpp. Host pointers; the copies are small beside the work.
 extern "C" int endorecon_sweep(int h, int w, const float* ref, const float* ref_weight,
-                               const float* z0, const float* band, int views, const float* images,
-                               const float* weights, const float* warps, int steps, int radius,
-                               float noise2, float p1, float p2, float jump, float* z,
-                               float* score, float* curvature, float* support, uint8_t* edge) {
-    if (h < 2 || w < 2 || steps < 5 || steps > 1024 || radius < 1 || views < 1) return 1;
-    const size_t P = (size_t)h * w, F = P * sizeof(float);
+                               const float* z0, const float* band, int views, int fine,
+                               const float* images, const float* weights, const float* warps,
+                               int steps, int radius, float noise2, float p1, float p2, float jump,
+                               float* z, float* score, float* curvature, float* support,
+                               uint8_t* edge) {
+    if (h < 2 || w < 2 || steps < 5 || steps > 1024 || radius < 1 || views < 1 || fine < 1) return 1;
+    const size_t P = (size_t)h * w, F = P * sizeof(float), N = P * fine * fine;
     std::vector<float> iz0(P), wt(P), logz(P);
     for (size_t i = 0; i < P; i++) {
         const bool ok = z0[i] > 0.0f && std::isfinite(z0[i]);
@@ -209,7 +211,8 @@ extern "C" int endorecon_sweep(int h, int w, const float* ref, const float* ref_
         logz[i] = ok ? std::log(z0[i]) : NAN;
     }
     Buffer d_ref(ref, F), d_wt(wt.data(), F), d_iz(iz0.data(), F), d_band(band, F),
-        d_log(logz.data(), F), d_img(images, F * views), d_imw(weights, F * views), d_ncc(F * steps),
+        d_log(logz.data(), F), d_img(images, N * views * sizeof(float)),
+        d_imw(weights, N * views * sizeof(float)), d_ncc(F * steps),
         d_total(F * steps), d_mass(F), d_good(F), d_cost(P * steps * sizeof(uint16_t)),
         d_sum(P * steps * sizeof(unsigned)), d_z(F), d_score(F), d_curv(F), d_support(F), d_edge(P);
     for (Buffer* b : {&d_ref, &d_wt, &d_iz, &d_band, &d_log, &d_img, &d_imw, &d_ncc, &d_total,
@@ -224,8 +227,8 @@ extern "C" int endorecon_sweep(int h, int w, const float* ref, const float* ref_
         Warp q;
         for (int k = 0; k < 12; k++) q.m[k] = warps[12 * v + k];
         correlate<<<grid, block>>>(h, w, d_ref.as<float>(), d_wt.as<float>(), d_iz.as<float>(),
-                                   d_band.as<float>(), q, d_img.as<float>() + P * v,
-                                   d_imw.as<float>() + P * v, steps, radius, noise2,
+                                   d_band.as<float>(), q, fine, d_img.as<float>() + N * v,
+                                   d_imw.as<float>() + N * v, steps, radius, noise2,
                                    d_ncc.as<float>());
         add_view<<<lines, 256>>>((int)P, steps, d_ncc.as<float>(), d_total.as<float>(),
                                  d_mass.as<float>(), d_good.as<float>());

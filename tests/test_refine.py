@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -70,8 +71,8 @@ def test_a_wavy_surface_is_found_again_to_a_thousandth_from_a_prior_three_percen
     inner[8:-8, 12:-12] = True
     error = np.abs(out.z - truth[0])[inner] / 20
     assert np.isfinite(out.z[inner]).all()
-    assert np.median(error) < 0.001 and np.quantile(error, 0.95) < 0.025
-    assert out.score[inner].mean() > 0.97 and not out.edge[inner].any()
+    assert np.median(error) < 0.001 and np.quantile(error, 0.95) < 0.02
+    assert out.score[inner].mean() > 0.97 and out.edge[inner].mean() < 0.001
     assert np.isnan(out.z[:3, :5]).all()  # masked: no answer, not a wrong one
 
 
@@ -83,8 +84,14 @@ def test_a_prior_off_by_more_than_the_band_is_reported_at_the_rim() -> None:
     assert out.edge[20:-20, 20:-20].mean() > 0.6
 
 
-@pytest.mark.parametrize("size", [(33, 27), (48, 31)])
-def test_the_kernel_does_what_its_plain_twin_says(size: tuple[int, int]) -> None:
+def enlarged(images: np.ndarray, times: int) -> np.ndarray:
+    h, w = images.shape[1:]
+    size = (w * times, h * times)
+    return np.stack([cv2.resize(a, size, interpolation=cv2.INTER_CUBIC) for a in images])
+
+
+@pytest.mark.parametrize(("size", "finer"), [((33, 27), 1), ((48, 31), 2)])
+def test_the_kernel_does_what_its_plain_twin_says(size: tuple[int, int], finer: int) -> None:
     if kernels.load("sweep") is None:
         pytest.skip(kernels.why("sweep"))
     w, h = size
@@ -93,10 +100,13 @@ def test_the_kernel_does_what_its_plain_twin_says(size: tuple[int, int]) -> None
     z0 = (truth[0] * rng.uniform(0.99, 1.01, (h, w))).astype(np.float32)
     z0[4, 5] = np.nan
     band = np.full((h, w), 0.05, np.float32)
-    ours = refine.sweep(photos, 0, [1, 3, 5], z0, band, CONFIG, 13)
+    config = replace(CONFIG, finer=finer)
+    ours = refine.sweep(photos, 0, [1, 3, 5], z0, band, config, 13)
+    there = warps(photos, 0, [1, 3, 5])
+    there[:, :8] *= finer
     plain = twin.sweep(
-        photos.grey[0], photos.weight[0], z0, band, photos.grey[[1, 3, 5]],
-        photos.weight[[1, 3, 5]], warps(photos, 0, [1, 3, 5]), 13, CONFIG.radius,
+        photos.grey[0], photos.weight[0], z0, band, enlarged(photos.grey[[1, 3, 5]], finer),
+        photos.weight[[1, 3, 5]].repeat(finer, 1).repeat(finer, 2), there, 13, CONFIG.radius,
         CONFIG.noise**2, CONFIG.smooth_small, CONFIG.smooth_large, CONFIG.jump,
     )  # fmt: skip
     np.testing.assert_array_equal(np.isnan(ours.z), np.isnan(plain[0]))

@@ -243,6 +243,8 @@ class RefineConfig:
     """Hypotheses in the band."""
     radius: int = 3
     """Half width of the matching window in pixels."""
+    finer: int = 2
+    """Pictures are read between their pixels after cubic enlargement so many times."""
     noise: float = 0.004
     """Noise of a grey value (0..1) below which texture does not count."""
     smooth_small: float = 80.0

@@ -61,7 +61,7 @@ def prepare(views: Views, width: int, rim: float = 0.0) -> Photos:
             m = (cv2.resize(m, (w, h), interpolation=cv2.INTER_AREA) > 0.99).astype(np.float32)
         colour[i] = cv2.resize(views.images[i], (w, h), interpolation=cv2.INTER_AREA)
         weight[i] = m
-        seen[i] = high_pass(cv2.GaussianBlur(g, (0, 0), 0.6), m)
+        seen[i] = high_pass(g, m)
     return Photos(camera, seen, weight, views.world_from_camera, colour, int(rim * w))
 
 

@@ -43,6 +43,7 @@ LEAST = 1e-4  # contrast (grey 0..1): weak patches are many, and leaving them ou
 FURTHEST = (3.0, 1.0)  # pixels from where it should be, at first and at the adjusted poses
 SCALES = (0.5, 2.0)  # of the warp's axes, beyond which windows look different
 NOISE = 0.001  # of grey values (0..1)
+BLUR = 0.6  # pixels: weak patches drown in noise without it, and no match is like enough
 FLOOR = 0.03  # pixels: matches of two frames err together by so much
 JUDGING = 8  # one in so many links judges ...
 FEWEST = 30  # ... where it has so many matches ...
@@ -74,9 +75,11 @@ def settle(photos: Photos, links: list[list[int]], maps: Maps, config: RefineCon
     links: for each of the n frames the others in which its places are looked for; maps: depths at
     the photos' size, sure to a few percent where sigma says so.
     """
+    import cv2
+
     n = len(photos.grey)
     old = photos.world_from_camera
-    pictures = [picture(a) for a in photos.grey]
+    pictures = [picture(cv2.GaussianBlur(a, (0, 0), BLUR)) for a in photos.grey]
     places = [_places(photos, maps, i, config) for i in range(n)]
     jobs = [(i, j) for i in range(n) for j in links[i]]
     K, new = photos.camera.K, old

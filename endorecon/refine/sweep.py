@@ -68,15 +68,15 @@ def sweep(
     if not neighbours:
         out["z"].fill(np.nan)
         return Sweep(**out, edge=edge.astype(bool))
-    images = np.ascontiguousarray(photos.grey[list(neighbours)])
-    weights = np.ascontiguousarray(photos.weight[list(neighbours)])
+    images, weights = _finer(photos, neighbours, config.finer)
     there = warps(photos, i, neighbours)
+    there[:, :8] *= config.finer  # the rows of u and v
     settings = (config.noise**2, config.smooth_small, config.smooth_large, config.jump)
     at, f32 = kernels.address, "float32"
     call = (
         h, w, at(photos.grey[i], f32), at(photos.weight[i], f32), at(z0, f32, (h, w)),
-        at(band, f32, (h, w)), len(neighbours), at(images, f32), at(weights, f32), at(there, f32),
-        steps, config.radius, *(ctypes.c_float(x) for x in settings),
+        at(band, f32, (h, w)), len(neighbours), config.finer, at(images, f32), at(weights, f32),
+        at(there, f32), steps, config.radius, *(ctypes.c_float(x) for x in settings),
         *(at(out[k], f32) for k in ("z", "score", "curvature", "support")), at(edge, "uint8"),
     )  # fmt: skip
     if not kernels.run("sweep", "endorecon_sweep", call, config.machine, "sweep"):
@@ -87,6 +87,22 @@ def sweep(
             )
         )  # fmt: skip
     return Sweep(**out, edge=edge.astype(bool))
+
+
+def _finer(photos: Photos, chosen: Sequence[int], times: int) -> tuple[Array, Array]:
+    """Grey values and weights of the chosen photos at `times` their size.
+
+    Reading between pixels in a straight line blurs, the more the farther between: windows look
+    more alike where the shifts are whole pixels. Between finer pixels there is little to blur.
+    """
+    import cv2
+
+    grey, weight = photos.grey[list(chosen)], photos.weight[list(chosen)]
+    if times > 1:
+        h, w = (times * size for size in grey.shape[1:])
+        grey = np.stack([cv2.resize(g, (w, h), interpolation=cv2.INTER_CUBIC) for g in grey])
+        weight = weight.repeat(times, 1).repeat(times, 2)
+    return np.ascontiguousarray(grey), np.ascontiguousarray(weight)
 
 
 def beside(

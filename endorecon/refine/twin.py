@@ -46,11 +46,15 @@ def correlate(
     radius: int,
     noise2: float,
 ) -> Array:
-    """Masked NCC (h, w) of ref with `image` seen through inverse depths iz; -2 = no answer."""
+    """Masked NCC (h, w) of ref with `image` seen through inverse depths iz; -2 = no answer.
+
+    warp leads to pixels of `image`, which may have another size.
+    """
     h, w = ref.shape
     x, y = np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5)
     u, v, c = _project(warp, x, y, iz)
     u, v = u - 0.5, v - 0.5
+    h, w = image.shape
     inside = (c > 1e-6) & (u >= 0) & (v >= 0) & (u <= w - 1.001) & (v <= h - 1.001)
     iu, iv, fu, fv = _corners(u, v, inside)
     a = image[iv, iu] + fu * (image[iv, iu + 1] - image[iv, iu])
