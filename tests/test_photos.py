@@ -9,7 +9,8 @@ import pytest
 
 from endorecon.config import RefineConfig
 from endorecon.io.screen import Content
-from endorecon.refine import high_pass, prepare
+from endorecon.refine import grey, high_pass, prepare
+from endorecon.refine.photos import blur_for, noise
 
 from made_views import made_views  # isort: skip
 
@@ -63,3 +64,30 @@ def test_photos_of_another_size_have_the_rim_of_theirs() -> None:
     views, _ = made_views(n=2, w=400, h=300)
     assert prepare(views, 400, 0.011).rim == 4 and prepare(views, 200, 0.011).rim == 2
     assert prepare(views, 400).rim == 0
+
+
+@pytest.mark.parametrize("level", [0.002, 0.01, 0.03])
+def test_noise_is_told_whatever_the_light_and_its_edges_are(level: float) -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.indices((150, 200))
+    image = 0.3 + 0.2 * np.sin(x / 25) + 0.001 * y + np.where(x > 120, 0.2, 0)
+    noisy = (image + rng.normal(0, level, image.shape)).astype(np.float32)
+    assert noise(noisy, np.ones_like(noisy)) == pytest.approx(level, rel=0.1)
+    half = np.where(x < 100, noisy, rng.uniform(size=image.shape))  # what is masked does not count
+    assert noise(half, (x < 100).astype(np.float32)) == pytest.approx(level, rel=0.1)
+    assert noise(noisy, np.zeros_like(noisy)) == 0
+
+
+def test_only_noisy_pictures_are_blurred() -> None:
+    assert blur_for(0.0) == blur_for(0.003) == 0
+    assert 0.25 < blur_for(0.006) < blur_for(0.009) < blur_for(0.05) == 0.6
+    views, _ = made_views(n=3, w=120, h=90)
+    rng = np.random.default_rng(1)
+    rough = views.images + rng.normal(0, 8, views.images.shape)
+    noisy = replace(views, images=np.clip(rough, 0, 255).astype(np.uint8))
+    quiet = prepare(views, 120)
+    raw = np.stack([high_pass(grey(a) / 255, w) for a, w in zip(views.images, quiet.weight)])
+    np.testing.assert_array_equal(quiet.grey, raw)
+    loud = prepare(noisy, 120)
+    raw = np.stack([high_pass(grey(a) / 255, w) for a, w in zip(noisy.images, loud.weight)])
+    assert noise(loud.grey[0], loud.weight[0]) < 0.6 * noise(raw[0], loud.weight[0])

@@ -16,6 +16,10 @@ from endorecon.scene import Camera, Views
 Array = NDArray[Any]
 
 _SLOW = 12.0  # pixels: changes of light over more than this are taken out
+_QUIET = (0.002, 0.010)  # noise of grey values (0..1) up to which there is no blur, and all of it
+_BLUR = 0.6  # pixels
+_NO_BLUR = 0.25  # pixels: less touches no neighbour
+_SAMPLE = 12  # pictures that tell the noise
 _LEAST = 0.02  # of the weight round a pixel, below which its light is not known
 
 
@@ -60,9 +64,38 @@ def prepare(views: Views, width: int, rim: float = 0.0) -> Photos:
             g = cv2.resize(g, (w, h), interpolation=cv2.INTER_AREA)
             m = (cv2.resize(m, (w, h), interpolation=cv2.INTER_AREA) > 0.99).astype(np.float32)
         colour[i] = cv2.resize(views.images[i], (w, h), interpolation=cv2.INTER_AREA)
-        weight[i] = m
-        seen[i] = high_pass(g, m)
+        seen[i], weight[i] = g, m
+    sample = np.unique(np.linspace(0, n - 1, _SAMPLE).astype(int))
+    blur = blur_for(float(np.median([noise(seen[i], weight[i]) for i in sample])))
+    for i in range(n):
+        sharp = cv2.GaussianBlur(seen[i], (0, 0), blur) if blur else seen[i]
+        seen[i] = high_pass(sharp, weight[i])
     return Photos(camera, seen, weight, views.world_from_camera, colour, int(rim * w))
+
+
+def noise(image: Array, weight: Array) -> float:
+    """Standard deviation of the noise of a grey picture (h, w), where weight (h, w) is not 0.
+
+    Immerkaer, "Fast noise variance estimation" (CVIU 1996): the difference of two Laplacians, which
+    no smooth surface answers; its median, so that edges do not count. 0 when all is masked.
+    """
+    import cv2
+
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+    inside = cv2.erode((weight > 0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    rough = np.abs(cv2.filter2D(image.astype(np.float32), -1, kernel))[inside]
+    return float(np.median(rough)) / 0.6745 / 6 if rough.size else 0.0
+
+
+def blur_for(noise: float) -> float:
+    """Blur in pixels (0: none) that pictures of this noise (grey values 0..1) are matched with.
+
+    Measured at noise of 0.0019 (none is best) and 0.0115 (0.6 pixels are better than none by 13 %
+    of the depth error); between them a straight line.
+    """
+    low, high = _QUIET
+    blur = _BLUR * float(np.clip((noise - low) / (high - low), 0, 1))
+    return blur if blur > _NO_BLUR else 0.0
 
 
 def grey(image: Array) -> Array:
