@@ -59,20 +59,25 @@ def wavy_world(w: int = 96, h: int = 72) -> tuple[refine.Photos, np.ndarray]:
     return photos, np.array(depth)
 
 
-def test_a_wavy_surface_is_found_again_to_a_thousandth_from_a_prior_three_percent_off() -> None:
+# read between finer pixels: surer, but where views end three pixels of 4032 now answer at the rim
+@pytest.mark.parametrize(("finer", "worst", "at_rim"), [(1, 0.025, 0), (2, 0.02, 3)])
+def test_a_wavy_surface_is_found_again_to_a_thousandth_from_a_prior_three_percent_off(
+    finer: int, worst: float, at_rim: int
+) -> None:
     photos, truth = wavy_world()
     rng = np.random.default_rng(0)
     # wrong by up to 3 %, smoothly
     off = 1 + 0.03 * np.sin(pixel_grid(96, 72)[..., 0] / 20 + rng.uniform())
+    config = replace(CONFIG, finer=finer)
     out = refine.sweep(
-        photos, 0, [1, 2, 3, 4, 5], truth[0] * off, np.full((72, 96), 0.06), CONFIG, 41
+        photos, 0, [1, 2, 3, 4, 5], truth[0] * off, np.full((72, 96), 0.06), config, 41
     )
     inner = np.zeros((72, 96), bool)
     inner[8:-8, 12:-12] = True
     error = np.abs(out.z - truth[0])[inner] / 20
     assert np.isfinite(out.z[inner]).all()
-    assert np.median(error) < 0.001 and np.quantile(error, 0.95) < 0.02
-    assert out.score[inner].mean() > 0.97 and out.edge[inner].mean() < 0.001
+    assert np.median(error) < 0.001 and np.quantile(error, 0.95) < worst
+    assert out.score[inner].mean() > 0.97 and out.edge[inner].sum() <= at_rim
     assert np.isnan(out.z[:3, :5]).all()  # masked: no answer, not a wrong one
 
 

@@ -87,14 +87,14 @@ def noise(image: Array, weight: Array) -> float:
     return float(np.median(rough)) / 0.6745 / 6 if rough.size else 0.0
 
 
-def blur_for(noise: float) -> float:
-    """Blur in pixels (0: none) that pictures of this noise (grey values 0..1) are matched with.
+def blur_for(level: float) -> float:
+    """Blur in pixels (0: none) that pictures of this noise (level, grey 0..1) are matched with.
 
     Measured at noise of 0.0019 (none is best) and 0.0115 (0.6 pixels are better than none by 13 %
     of the depth error); between them a straight line.
     """
     low, high = _QUIET
-    blur = _BLUR * float(np.clip((noise - low) / (high - low), 0, 1))
+    blur = _BLUR * float(np.clip((level - low) / (high - low), 0, 1))
     return blur if blur > _NO_BLUR else 0.0
 
 

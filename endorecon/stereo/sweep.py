@@ -33,7 +33,7 @@ class SweepMatcher:
         grey = np.stack(
             [refine.high_pass(refine.grey(eye) / 255, seen) for eye in (pair.left, pair.right)]
         )
-        photos = refine.Photos(camera, grey, np.ones_like(grey), poses)
+        photos = refine.Photos(camera, grey, np.stack([seen, seen]), poses)
         band = np.full((h, w), self._config.sweep_band, np.float32)
         config = RefineConfig(radius=self._config.sweep_radius, noise=self._config.sweep_noise)
         out = refine.sweep(photos, 0, [1], z0, band, config, self._config.sweep_steps)
