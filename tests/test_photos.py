@@ -31,7 +31,7 @@ def test_black_border_and_masked_highlight_leave_no_slope_beside_them() -> None:
     assert np.abs(out[weight > 0]).max() < 1e-6
     assert not out[0, :8].any()  # nothing is known near: no light, no answer
     naive = high_pass(image, np.ones_like(image))
-    assert np.abs(naive[weight > 0]).max() > 0.05
+    assert np.abs(naive[weight > 0]).max() > 0.1
 
 
 def test_texture_passes_and_slow_light_does_not() -> None:
@@ -40,20 +40,6 @@ def test_texture_passes_and_slow_light_does_not() -> None:
     fine = high_pass(0.1 * np.sin(2 * np.pi * x / 8), one)
     slow = high_pass(0.1 * np.sin(2 * np.pi * x / 400), one)
     assert fine.std() > 0.9 * 0.1 / np.sqrt(2) and np.abs(slow[:, 40:-40]).max() < 0.01
-
-
-def test_an_occlusion_edge_leaves_no_halo_on_either_side() -> None:
-    x = np.broadcast_to(np.arange(200.0), (120, 200)).astype(np.float32)
-    texture = 0.01 * np.sin(2 * np.pi * x / 5)
-    image = np.where(x < 100, 0.7, 0.3).astype(np.float32) + texture.astype(np.float32)
-    out = high_pass(image, np.ones_like(image))
-    for side in (np.s_[:, 70:96], np.s_[:, 104:130]):
-        assert np.abs(out[side] - texture[side]).max() < 0.005
-    # a picture less its own blur, which knows no edges, is off by a tenth of the step out here
-    import cv2
-
-    blurred = cv2.GaussianBlur(image, (0, 0), 12.0)
-    assert np.abs((image - blurred - texture)[:, 110:115]).min() > 0.04
 
 
 @pytest.mark.parametrize("width", [160, 240, 320, 466, 640, 960, 1920])

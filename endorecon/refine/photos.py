@@ -15,10 +15,7 @@ from endorecon.scene import Camera, Views
 
 Array = NDArray[Any]
 
-_SLOW = 24.0  # pixels: changes of light over more than this are taken out ...
-_ALIKE = 0.1  # ... among grey values (0..1) so far apart: beyond an edge is other light
-_CALM = 2.0  # pixels of blur, without which texture would be told from texture
-_COARSE = 4  # light is slow: every so many pixels are enough
+_SLOW = 12.0  # pixels: changes of light over more than this are taken out
 _QUIET = (0.002, 0.010)  # noise of grey values (0..1) up to which there is no blur, and all of it
 _BLUR = 0.6  # pixels
 _NO_BLUR = 0.25  # pixels: less touches no neighbour
@@ -111,38 +108,10 @@ def high_pass(image: Array, weight: Array) -> Array:
 
     weight: (h, w) 0..1. What is masked takes no part: the black beside the picture and white
     highlights would darken or brighten everything round them, and the black stays with the camera.
-    Nor does what is much brighter or darker: at an occlusion edge a bright wall in front would
-    leave a halo on the wall behind, which moves with the wall in front and draws the depth there
-    towards it. So the light is that of a bilateral filter (Tomasi and Manduchi, ICCV 1998), told in
-    layers of brightness as Durand and Dorsey do (SIGGRAPH 2002).
     """
     import cv2
 
-    h, w = image.shape
-    around = cv2.GaussianBlur(weight, (0, 0), _CALM)
-    calm = cv2.GaussianBlur(image * weight, (0, 0), _CALM) / np.maximum(around, _LEAST)
-    usable = around > _LEAST
-    if not usable.any():
-        return np.zeros((h, w), np.float32)
-    low, high = float(calm[usable].min()), float(calm[usable].max())
-    layers = np.linspace(low, max(high, low + _ALIKE), 1 + max(1, round((high - low) / _ALIKE)))
-    apart = layers[1] - layers[0]
-    small = (max(1, w // _COARSE), max(1, h // _COARSE))
-    slow, known = np.zeros((h, w), np.float32), np.zeros((h, w), np.float32)
-    for layer in layers:
-        share = weight * np.exp(-0.5 * ((calm - layer) / _ALIKE) ** 2)
-        light, total = (_slow(a, small, (w, h)) for a in (image * share, share))
-        near = np.maximum(1 - np.abs(calm - layer) / apart, 0) * (total > _LEAST)
-        slow += near * light / np.maximum(total, _LEAST)
-        known += near
-    seen = usable & (known > _LEAST)
-    return np.where(seen, image - slow / np.maximum(known, _LEAST), 0).astype(np.float32)
-
-
-def _slow(a: Array, small: tuple[int, int], size: tuple[int, int]) -> Array:
-    """Mean of `a` over the pixels round each; computed at the size `small` (width, height)."""
-    import cv2
-
-    coarse = cv2.resize(a.astype(np.float32), small, interpolation=cv2.INTER_AREA)
-    coarse = cv2.GaussianBlur(coarse, (0, 0), _SLOW * small[0] / size[0])
-    return cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR)
+    light = cv2.GaussianBlur(image * weight, (0, 0), _SLOW)
+    known = cv2.GaussianBlur(weight, (0, 0), _SLOW)
+    slow = light / np.maximum(known, _LEAST)
+    return np.where(known > _LEAST, image - slow, 0).astype(np.float32)
