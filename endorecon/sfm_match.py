@@ -47,7 +47,8 @@ def extract_and_match(job: dict[str, Any], database: Path) -> None:
         part = names[k : k + chunk]
         pc.extract_features(database, job["images"], part, single, reader, extraction)
     matching = pc.FeatureMatchingOptions()
-    matching.num_threads = job["threads"]
+    # two threads that index descriptors at once now and then spoil an index (1 run in 200)
+    matching.num_threads = job["solver_threads"]
     matching.guided_matching = job["guided"]
     verification = pc.TwoViewGeometryOptions()
     verification.ransac.max_error = 2.0

@@ -25,7 +25,7 @@ FISHEYE = replace(
     PINHOLE, fx=130.0, fy=130.0, model="OPENCV_FISHEYE", distortion=(-0.02, 0.004, 0.0, 0.0)
 )
 COUNT = 12
-ONE_THREAD = PosesConfig(threads=1)  # of mapping: features and matches take all cores
+ONE_THREAD = PosesConfig(threads=1)  # of matching and mapping: features take all cores
 
 
 def errors(result: poses.PosesResult, truth: np.ndarray) -> tuple[float, float]:
@@ -66,7 +66,7 @@ def test_a_known_lens_gives_all_poses_and_points_in_the_undistorted_views(
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Frames, Path, poses.PosesResult]:
-    """An uninterrupted run, mapped by one thread: frames, its folder, its result."""
+    """An uninterrupted run, matched and mapped by one thread: frames, its folder, its result."""
     frames, work = tube_frames(PINHOLE, path_of_cameras(10)), tmp_path_factory.mktemp("whole")
     return frames, work, finish(poses.estimate_views(frames, ONE_THREAD, work, 3))
 

@@ -41,8 +41,8 @@ class PosesConfig:
     overlap: int = 6
     """Frames matched ahead (sequential, plus quadratic: 1, 2, 4, ... 2^overlap)."""
     threads: int = 0
-    """Threads of mapping and bundle adjustment. With 0 they are all the cores, and the last digits
-    of poses differ from run to run; with 1 a run repeats every bit."""
+    """Threads of matching, mapping and bundle adjustment. With 0 they are all the cores, and the
+    last digits of poses differ from run to run; with 1 a run repeats every bit."""
     camera_model: str = "RADIAL"
     """Model refined when no calibration is given: PINHOLE, RADIAL (square pixels, two coefficients:
     what a video can tell), OPENCV or OPENCV_FISHEYE."""
