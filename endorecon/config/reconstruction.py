@@ -180,6 +180,10 @@ class StereoConfig:
     """Matcher 'sweep': half width of the window in pixels."""
     sweep_noise: float = 0.002
     """Matcher 'sweep': grey noise of a render (0..1) below which texture does not count."""
+    sweep_smooth_small: float = 80.0
+    """Matcher 'sweep': semi-global penalty, in 1/1000 NCC, of one step between neighbours ..."""
+    sweep_smooth_large: float = 500.0
+    """Matcher 'sweep': ... and of a jump."""
     sweep_score: float = 0.7
     """Matcher 'sweep': NCC below which a match is dropped."""
     weights: str = ""
@@ -247,10 +251,15 @@ class RefineConfig:
     """Pictures are read between their pixels after cubic enlargement so many times."""
     noise: float = 0.004
     """Noise of a grey value (0..1) below which texture does not count."""
-    smooth_small: float = 80.0
-    """Semi-global penalty, in 1/1000 NCC, of one step between neighbouring pixels."""
-    smooth_large: float = 500.0
-    """Semi-global penalty of a jump."""
+    smooth_small: float = 5.0
+    """Semi-global penalty, in 1/1000 NCC, of one step between neighbouring pixels: a little, the
+    surface is smoothed afterwards by how sure each depth is ..."""
+    smooth_large: float = 100.0
+    """... and of a jump."""
+    wide_smooth_small: float = 80.0
+    """The same in the wide search, whose answers need their neighbours' support ..."""
+    wide_smooth_large: float = 500.0
+    """... and of a jump."""
     jump: float = 0.05
     """Relative step of the prior depth across which nothing is smoothed."""
     smooth: float = 0.02

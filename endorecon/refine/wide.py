@@ -9,6 +9,7 @@ scattered among pixels at which the narrow search is content.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,10 @@ def corrected(one: Pass, neighbours: list[list[int]], prior: Maps, config: Refin
     small = prior.resized(w, h)
     start = starts(photos, small, config)
     narrow = Pass(photos, config.band, max(9, round(config.steps / 2) | 1))
-    wide, near = (sweep_all(p, neighbours, start, config) for p in (one, narrow))
+    held = replace(
+        config, smooth_small=config.wide_smooth_small, smooth_large=config.wide_smooth_large
+    )
+    wide, near = (sweep_all(p, neighbours, start, held) for p in (one, narrow))
     found = check_all(photos, neighbours, wide, config)
     with np.errstate(invalid="ignore", divide="ignore"):
         away = np.abs(np.log(found.z / start)) > AWAY

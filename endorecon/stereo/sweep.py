@@ -35,7 +35,12 @@ class SweepMatcher:
         )
         photos = refine.Photos(camera, grey, np.stack([seen, seen]), poses)
         band = np.full((h, w), self._config.sweep_band, np.float32)
-        config = RefineConfig(radius=self._config.sweep_radius, noise=self._config.sweep_noise)
+        config = RefineConfig(
+            radius=self._config.sweep_radius,
+            noise=self._config.sweep_noise,
+            smooth_small=self._config.sweep_smooth_small,
+            smooth_large=self._config.sweep_smooth_large,
+        )
         out = refine.sweep(photos, 0, [1], z0, band, config, self._config.sweep_steps)
         fb = K[0, 0] * pair.baseline
         with np.errstate(invalid="ignore", divide="ignore"):
