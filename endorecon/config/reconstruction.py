@@ -259,7 +259,9 @@ class RefineConfig:
     wide_smooth_small: float = 80.0
     """The same in the wide search, whose answers need their neighbours' support ..."""
     wide_smooth_large: float = 500.0
-    """... and of a jump."""
+    """... and of a jump; ..."""
+    wide_score: float = 0.35
+    """... and the NCC it needs, in one frame at least that agrees."""
     jump: float = 0.05
     """Relative step of the prior depth across which nothing is smoothed."""
     smooth: float = 0.02
@@ -268,15 +270,18 @@ class RefineConfig:
     """A depth that misses the smooth surface by this share belongs to another one."""
     smooth_sigma_least: float = 0.002
     """No depth counts more in the smoothing than one with this relative sigma."""
-    min_score: float = 0.35
-    """NCC below which the real frames say nothing."""
+    min_score: float = 0.1
+    """NCC below which the real frames say nothing. Smooth tissue answers faintly: such depths count
+    by their sigma, if those of another frame agree."""
+    min_views: int = 0
+    """Frames that must agree clearly for an answer to count."""
     cost_noise: float = 0.004
     """Noise of the cost; relative sigma of a depth is sqrt(cost_noise / curvature)."""
     sigma_floor: float = 0.0008
     """Smallest relative sigma of a depth: poses and lens are never perfect."""
     checkers: int = 16
     """Depth maps of other frames that each map is held against."""
-    agree: float = 0.008
+    agree: float = 0.012
     """Relative depth difference within which two maps agree."""
     independent: float = 4.0
     """Averaging counts as at most this many independent maps."""

@@ -125,7 +125,7 @@ def sweep_all(one: Pass, neighbours: list[list[int]], start: Array, config: Refi
             relative = np.sqrt(config.cost_noise / np.maximum(found.curvature, 1e-9))
             sigma = found.z * np.sqrt(relative**2 + config.sigma_floor**2)
         bad = ~np.isfinite(found.z) | found.edge | (found.score < config.min_score)
-        bad |= (found.support < 1) | (relative > band)
+        bad |= (found.support < config.min_views) | (relative > band)
         return (
             np.where(bad, np.nan, found.z).astype(np.float32),
             np.where(bad, np.nan, sigma).astype(np.float32),

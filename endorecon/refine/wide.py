@@ -39,7 +39,11 @@ def corrected(one: Pass, neighbours: list[list[int]], prior: Maps, config: Refin
     start = starts(photos, small, config)
     narrow = Pass(photos, config.band, max(9, round(config.steps / 2) | 1))
     held = replace(
-        config, smooth_small=config.wide_smooth_small, smooth_large=config.wide_smooth_large
+        config,
+        smooth_small=config.wide_smooth_small,
+        smooth_large=config.wide_smooth_large,
+        min_score=config.wide_score,
+        min_views=1,
     )
     wide, near = (sweep_all(p, neighbours, start, held) for p in (one, narrow))
     found = check_all(photos, neighbours, wide, config)
