@@ -13,6 +13,7 @@ from endorecon.config import RefineConfig
 from endorecon.geometry import compose, pixel_grid, rays
 from endorecon.refine import twin
 from endorecon.refine.sweep import warps
+from endorecon.refine.sweeping import Pass, check_all, sweep_all
 from endorecon.scene import Camera
 
 CONFIG = RefineConfig()
@@ -160,6 +161,27 @@ def test_maps_that_agree_average_their_noise_away_and_a_wrong_one_is_outvoted() 
     assert np.median(agree[inner]) == 4
     assert abs(np.mean(s[inner]) - 0.05 / np.sqrt(5)) < 0.004
     assert np.median(spread[inner]) < 0.08 and np.isfinite(against).all()
+
+
+def test_faint_tissue_answers_where_another_frame_agrees() -> None:
+    photos, truth = wavy_world()
+    noise = np.random.default_rng(3).normal(0, 0.002, photos.grey.shape)
+    photos = replace(photos, grey=(0.015 * photos.grey + noise).astype(np.float32))
+    others = [[j for j in range(6) if j != i] for i in range(6)]
+    prior = truth * (1 + 0.02 * np.sin(pixel_grid(96, 72)[..., 0] / 20))
+    inner = np.s_[:, 8:-8, 12:-12]
+
+    def confirmed(config: RefineConfig) -> tuple[np.ndarray, np.ndarray]:
+        swept = sweep_all(Pass(photos, 0.06, 41), others, prior.astype(np.float32), config)
+        found = check_all(photos, others, swept, config)
+        known = np.isfinite(found.z) & (found.agree >= 1) & (found.agree > found.against)
+        return known[inner], np.abs(found.z / truth - 1)[inner]
+
+    few, _ = confirmed(replace(CONFIG, min_score=CONFIG.wide_score, min_views=1))
+    many, error = confirmed(CONFIG)
+    assert few.mean() < 0.05 and many.mean() > 0.6
+    before = np.abs(prior / truth - 1)[inner]
+    assert np.median(error[many]) < 0.6 * np.median(before[many])
 
 
 def test_without_neighbours_there_is_no_answer() -> None:
