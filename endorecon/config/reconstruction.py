@@ -354,7 +354,7 @@ class SurfaceConfig:
     """Connected parts of fewer faces are dropped."""
     observed_views: int = 3
     """A vertex is observed (not weak) when at least this many maps agree on it ..."""
-    weak_sigma: float = 0.02
+    weak_sigma: float = 0.022
     """... and its sigma is below this share of the median depth."""
     independent_views: float = 3.0
     """Averaging counts as at most this many independent maps in a vertex's sigma."""
