@@ -47,7 +47,7 @@ def extract_and_match(job: dict[str, Any], database: Path) -> None:
         part = names[k : k + chunk]
         pc.extract_features(database, job["images"], part, single, reader, extraction)
     matching = pc.FeatureMatchingOptions()
-    # two threads that index descriptors at once now and then spoil an index (1 run in 200)
+    # Two threads that index descriptors at once spoil an index now and then (2 of 600 matchings).
     matching.num_threads = job["solver_threads"]
     matching.guided_matching = job["guided"]
     verification = pc.TwoViewGeometryOptions()
