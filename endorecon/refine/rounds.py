@@ -197,26 +197,31 @@ class Passes:
     def __init__(self, views: Views, config: RefineConfig) -> None:
         """Half the size cost more at occlusion edges, where windows hold two surfaces, than it
         won on smooth walls (depth MAE 8 % on a sinus, 13 % on a colon): only large photos are
-        reduced."""
+        reduced. `photos` are without their slow light, as poses are settled in them; those that are
+        swept are so on either side of an edge by itself."""
         self._views, self._config = views, config
         full = min(config.width, views.camera.width)
         search = min(full, config.search_width)
         self.photos = prepare(views, full, config.rim)
-        self._search = self.photos if search == full else prepare(views, search, config.rim)
+        fine = prepare(views, full, config.rim, bilateral=True)
+        fine = replace(fine, weight=self.photos.weight, colour=self.photos.colour)  # one of each
+        coarse = fine if search == full else prepare(views, search, config.rim, bilateral=True)
+        self._swept = (coarse, fine)
 
     def move(self, views: Views) -> None:
         """The same pictures at other poses."""
         self._views = views
-        self.photos, self._search = (
+        self.photos, coarse, fine = (
             replace(p, world_from_camera=views.world_from_camera)
-            for p in (self.photos, self._search)
+            for p in (self.photos, *self._swept)
         )
+        self._swept = (coarse, fine)
 
     def of_round(self, round_: int) -> list[Pass]:
         """Coarse to fine."""
         c, out = self._config, []
         band = c.band * (1.0 if round_ <= 1 else c.band_later)
-        for photos, width in ((self._search, band), (self.photos, band * c.band_second)):
+        for photos, width in zip(self._swept, (band, band * c.band_second), strict=True):
             steps = max(9, round(c.steps * width / c.band) | 1)
             out.append(Pass(photos, width, steps))
         return out
@@ -224,5 +229,5 @@ class Passes:
     def wide(self) -> Pass:
         """The search before round 1: the field is far off in places."""
         c = self._config
-        small = prepare(self._views, min(self._search.camera.width, c.wide_width), c.rim)
+        small = prepare(self._views, min(self._swept[0].camera.width, c.wide_width), c.rim)
         return Pass(small, c.wide_band, c.wide_steps)
