@@ -177,7 +177,7 @@ def test_faint_tissue_answers_where_another_frame_agrees() -> None:
         known = np.isfinite(found.z) & (found.agree >= 1) & (found.agree > found.against)
         return known[inner], np.abs(found.z / truth - 1)[inner]
 
-    few, _ = confirmed(replace(CONFIG, min_score=CONFIG.wide_score, min_views=1))
+    few, _ = confirmed(replace(CONFIG, min_score=CONFIG.wide_score, min_views=CONFIG.wide_views))
     many, error = confirmed(CONFIG)
     assert few.mean() < 0.05 and many.mean() > 0.6
     before = np.abs(prior / truth - 1)[inner]

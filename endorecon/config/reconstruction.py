@@ -259,9 +259,11 @@ class RefineConfig:
     wide_smooth_small: float = 80.0
     """The same in the wide search, whose answers need their neighbours' support ..."""
     wide_smooth_large: float = 500.0
-    """... and of a jump; ..."""
+    """... and of a jump, ..."""
     wide_score: float = 0.35
-    """... and the NCC it needs, in one frame at least that agrees."""
+    """... and this NCC ..."""
+    wide_views: int = 1
+    """... in so many frames that agree."""
     jump: float = 0.05
     """Relative step of the prior depth across which nothing is smoothed."""
     smooth: float = 0.02

@@ -43,7 +43,7 @@ def corrected(one: Pass, neighbours: list[list[int]], prior: Maps, config: Refin
         smooth_small=config.wide_smooth_small,
         smooth_large=config.wide_smooth_large,
         min_score=config.wide_score,
-        min_views=1,
+        min_views=config.wide_views,
     )
     wide, near = (sweep_all(p, neighbours, start, held) for p in (one, narrow))
     found = check_all(photos, neighbours, wide, config)
