@@ -1,8 +1,8 @@
 """Do the intervals of depth hold? Stated against seen coverage, and error against stated sigma.
 
-    python benchmarks/reliability.py PICTURE.png STUDY [STUDY ...]
+    python benchmarks/reliability.py PICTURE.png STUDY_OR_STORE [...] [--preset cpu]
 
-STUDY is the folder of `endorecon validate` on phantoms. Left: for each stated share, the share of
+A STUDY is the folder of `endorecon validate` on phantoms, a STORE that of accuracy.py. Left: for each stated share, the share of
 depths that lie within the interval of that width (Gaussian of the stated sigma), a line a phantom,
 all together in black. Right: tenths of the pixels by stated sigma; their errors' 95 % quantile over
 1.96, which equals sigma where intervals of 95 % hold, and their median over 0.674. The table below
@@ -26,16 +26,19 @@ LEVELS = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
 Array = np.ndarray
 
 
-def read(study: Path) -> dict[str, tuple[Array, Array]]:
+def read(folder: Path, preset: str) -> dict[str, tuple[Array, Array]]:
     """|error| and sigma (mm) of every covered pixel, by phantom."""
+    units = [
+        (f.parent / "run", json.loads(f.read_text())) for f in folder.glob("units/*/unit.json")
+    ]
+    runs = {unit["case"]: (run, Path(unit["case_folder"])) for run, unit in units}
+    for run in folder.glob(f"*/runs/{preset}-full"):
+        runs[run.parent.parent.name] = run, run.parent.parent
     found = {}
-    for file in sorted(study.glob("units/*/unit.json")):
-        unit = json.loads(file.read_text())
-        run, case = RunDir(file.parent / "run"), Path(unit["case_folder"])
-        if not (case / "truth").is_dir() or not run.exists:
-            continue
-        e = score(run, case)
-        found[unit["case"]] = np.abs(e.error), e.sigma
+    for name, (path, case) in sorted(runs.items()):
+        if (case / "truth").is_dir() and (run := RunDir(path)).exists:
+            e = score(run, case)
+            found[name] = np.abs(e.error), e.sigma
     return found
 
 
@@ -86,13 +89,14 @@ def picture(found: dict[str, tuple[Array, Array]], curves: list[Array]) -> Figur
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("picture", type=Path)
-    parser.add_argument("studies", type=Path, nargs="+")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="STUDY_OR_STORE")
+    parser.add_argument("--preset", default="cpu", help="of the runs in a STORE")
     a = parser.parse_args()
     found: dict[str, tuple[Array, Array]] = {}
-    for study in a.studies:
-        found |= read(study)
+    for folder in a.folders:
+        found |= read(folder, a.preset)
     if not found:
-        raise SystemExit("no finished phantom unit in these folders")
+        raise SystemExit("no finished run on a phantom in these folders")
     curves = [coverage(e, s) for e, s in found.values()]
     middle, low, high = pooled(curves)
     print("| phantom | " + " | ".join(f"{100 * level:.0f} %" for level in LEVELS) + " |")
