@@ -2,20 +2,23 @@
 
     python benchmarks/reliability.py PICTURE.png STUDY_OR_STORE [...] [--preset cpu]
 
-A STUDY is the folder of `endorecon validate` on phantoms, a STORE that of accuracy.py. Left: for each stated share, the share of
-depths that lie within the interval of that width (Gaussian of the stated sigma), a line a phantom,
-all together in black. Right: tenths of the pixels by stated sigma; their errors' 95 % quantile over
-1.96, which equals sigma where intervals of 95 % hold, and their median over 0.674. The table below
-is printed; the bootstrap draws whole phantoms.
+A STUDY is the folder of `endorecon validate` on phantoms, a STORE that of accuracy.py. Left: for
+each stated share, the share of depths that lie within the interval of that width (Gaussian of the
+stated sigma), a line a phantom, all together in black. Right: tenths of the pixels by stated sigma;
+their errors' 95 % quantile over 1.96, which equals sigma where intervals of 95 % hold, and their
+median over 0.674. The table below is printed; the bootstrap draws whole phantoms.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
 import numpy as np
+from distances import of_store, of_study
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
@@ -28,17 +31,13 @@ Array = np.ndarray
 
 def read(folder: Path, preset: str) -> dict[str, tuple[Array, Array]]:
     """|error| and sigma (mm) of every covered pixel, by phantom."""
-    units = [
-        (f.parent / "run", json.loads(f.read_text())) for f in folder.glob("units/*/unit.json")
-    ]
-    runs = {unit["case"]: (run, Path(unit["case_folder"])) for run, unit in units}
-    for run in folder.glob(f"*/runs/{preset}-full"):
-        runs[run.parent.parent.name] = run, run.parent.parent
+    is_study = (folder / "study.json").is_file()
+    runs = of_study(folder) if is_study else of_store(folder, preset)
     found = {}
-    for name, (path, case) in sorted(runs.items()):
-        if (case / "truth").is_dir() and (run := RunDir(path)).exists:
-            e = score(run, case)
-            found[name] = np.abs(e.error), e.sigma
+    for run, world, label in sorted(runs):
+        if (world / "truth").is_dir():
+            e = score(RunDir(run), world)
+            found[label] = np.abs(e.error), e.sigma
     return found
 
 

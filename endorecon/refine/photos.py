@@ -5,7 +5,8 @@ Conventions: depth z, pixel centres at .5, one pinhole for all photos, world_fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,19 @@ class Photos:
         return cv2.dilate(seen, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))) > 0
 
 
-def prepare(views: Views, width: int, rim: float = 0.0, bilateral: bool = False) -> Photos:
-    """Photos of `width` pixels (never wider than the views); rim: a share of the width.
+def prepare(views: Views, width: int, rim: float = 0.0) -> Photos:
+    """Photos of `width` pixels (never wider than the views); rim: a share of the width."""
+    return filtered(pictures(views, width, rim), high_pass)
 
-    bilateral: their slow light is taken out by `bilateral_high_pass`, not by `high_pass`.
-    """
+
+def filtered(photos: Photos, by: Callable[[Array, Array], Array]) -> Photos:
+    """`pictures` without their slow light, taken out `by` a high pass of (image, weight)."""
+    pairs = zip(photos.grey, photos.weight, strict=True)
+    return replace(photos, grey=np.stack([by(image, weight) for image, weight in pairs]))
+
+
+def pictures(views: Views, width: int, rim: float = 0.0) -> Photos:
+    """What `prepare` makes photos of: sharp as their noise allows, with their slow light."""
     import cv2
 
     full = views.camera
@@ -75,8 +84,8 @@ def prepare(views: Views, width: int, rim: float = 0.0, bilateral: bool = False)
     sample = np.unique(np.linspace(0, n - 1, _SAMPLE).astype(int))
     blur = blur_for(float(np.median([noise(seen[i], weight[i]) for i in sample])))
     for i in range(n):
-        sharp = cv2.GaussianBlur(seen[i], (0, 0), blur) if blur else seen[i]
-        seen[i] = (bilateral_high_pass if bilateral else high_pass)(sharp, weight[i])
+        if blur:
+            seen[i] = cv2.GaussianBlur(seen[i], (0, 0), blur)
     return Photos(camera, seen, weight, views.world_from_camera, colour, int(rim * w))
 
 
@@ -130,8 +139,8 @@ def bilateral_high_pass(image: Array, weight: Array) -> Array:
     At an occlusion edge a bright wall in front leaves a halo on the wall behind, which moves with
     the wall in front and draws the depth there towards it, 20 pixels far. So the light is that of a
     bilateral filter (Tomasi and Manduchi, ICCV 1998), told in layers of brightness as Durand and
-    Dorsey do (SIGGRAPH 2002). A narrow search gains by it (depth MAE -3 % on sinuses, -10 % on
-    colons); a wide one does not need it.
+    Dorsey do (SIGGRAPH 2002). Narrow sweeps gain by it: depth MAE 0 to 4 % smaller on phantoms that
+    it was not chosen on, 4 % in the mean of those it was.
     """
     import cv2
 
