@@ -37,7 +37,8 @@ class Phantom:
     seed_point: tuple[float, float, float] | None = None
     """A point in the airway of that CT, LPS mm."""
     spoil: tuple[str, ...] = ()
-    """Spoilers with strengths, NAME=STRENGTH in 0..1."""
+    """Spoilers with strengths, NAME=STRENGTH in 0..1: smoke, blood, instrument, breathing, dropped,
+    overlay, interlace, highlights, exposure."""
 
 
 def phantom(args: list[str]) -> int:

@@ -26,7 +26,8 @@ from endorecon.io.slicer import read_landmarks
 from endorecon.phantom.board import CORNERS, SQUARE_MM, make_board_clip
 from endorecon.phantom.implicit import Mesh
 from endorecon.phantom.optics import lens_rays, project_points
-from endorecon.phantom.spoilers import BREATH_S, Spoilers
+from endorecon.phantom.sensor import next_exposure
+from endorecon.phantom.spoilers import BREATH_S, Spoilers, on_config
 from endorecon.phantom.truth import Truth, load_truth
 from endorecon.phantom.write import make_phantom
 
@@ -285,6 +286,37 @@ def test_without_spoilers_nothing_is_touched() -> None:
     out, hidden = none.on_picture(picture, picture // 2, 3)
     assert np.array_equal(out, picture) and not hidden.any() and none.frozen == ()
     assert none.on_radiance(radiance, 3) is radiance
+    for spoil in ({}, {"smoke": 1.0}, {"highlights": 0.0, "exposure": 0.0}):
+        assert on_config(SMALL, spoil) == SMALL
+
+
+def test_highlights_and_exposure_are_settings_that_grow_with_strength() -> None:
+    wet = [on_config(SMALL, {"highlights": s}) for s in (0.0, 0.5, 1.0)]
+    assert wet[0].wetness < wet[1].wetness < wet[2].wetness
+    assert wet[2].exposure_speed == SMALL.exposure_speed
+    slow = [on_config(SMALL, {"exposure": s}) for s in (0.0, 0.5, 1.0)]
+    assert slow[0].exposure_speed > slow[1].exposure_speed > slow[2].exposure_speed > 0
+    # The way from a dark place to one three stops brighter, in ten frames: who has arrived?
+    left = []
+    for config in slow:
+        exposure = next_exposure(None, 1.0, config)
+        for _ in range(10):
+            exposure = next_exposure(exposure, 8.0, config)
+        left.append(float(np.log2(exposure * 8.0 / config.exposure_target)))
+    assert left[0] < 0.01 and 0.5 < left[1] < left[2] < 3.0
+
+
+def test_a_wet_wall_and_a_slow_camera_leave_the_truth_as_it_is(
+    folder: Path, truth: Truth, tmp_path: Path
+) -> None:
+    spoilt = make(tmp_path / "x", spoil={"highlights": 1.0, "exposure": 1.0})
+    other = load_truth(spoilt)
+    assert np.array_equal(other.world_from_camera, truth.world_from_camera)
+    (z, valid), (z_other, valid_other) = truth.depth(4), other.depth(4)
+    assert np.array_equal(z, z_other, equal_nan=True) and np.array_equal(valid, valid_other)
+    plain = np.stack(list(pictures(folder / "video.mp4"))).astype(float)
+    glaring = np.stack(list(pictures(spoilt / "video.mp4"))).astype(float)
+    assert np.abs(plain - glaring)[:, valid].mean() > 10
 
 
 def test_each_spoiler_does_what_its_name_says() -> None:

@@ -2,25 +2,36 @@
 
 smoke: haze that drifts; blood: drops that stick to the lens; instrument: a metal shaft moves in
 the picture; breathing: the wall itself moves (truth depth moves with it, mesh.ply is at rest);
-dropped: frozen frames; overlay: text burnt in; interlace: odd rows come from the frame before.
-Smoke works on linear radiance, the others on the uint8 picture. Pictures are (h, w, 3).
+dropped: frozen frames; overlay: text burnt in; interlace: odd rows come from the frame before;
+highlights: a wall so wet that it mirrors the light; exposure: a camera that lags behind the light.
+The last two are settings of the phantom (`on_config`), smoke works on linear radiance, the others
+on the uint8 picture. Pictures are (h, w, 3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from endorecon.config import PhantomConfig
 from endorecon.errors import UsageError
 from endorecon.phantom.implicit import Mesh
 from endorecon.phantom.noise import make_tile
 
 Array = NDArray[Any]
-NAMES = ("smoke", "blood", "instrument", "breathing", "dropped", "overlay", "interlace")
+NAMES = (
+    "smoke", "blood", "instrument", "breathing", "dropped", "overlay", "interlace", "highlights",
+    "exposure",
+)  # fmt: skip
 BREATH_S, BREATH_MM = 4.0, 1.5  # period of a breath, displacement at strength 1
+# Factors on the config at strength 1, to the power of a strength below: a film that glares, and a
+# camera that makes a hundredth of the way to the right exposure in a frame.
+GLARE = {"wetness": 30.0, "gloss_roughness": 1.5, "relief": 1.5}
+LAG = 0.02
 
 
 def check(spoil: Mapping[str, float]) -> None:
@@ -30,6 +41,13 @@ def check(spoil: Mapping[str, float]) -> None:
             raise UsageError(f"no spoiler {name!r}", f"choose from {', '.join(NAMES)}")
         if not 0.0 <= strength <= 1.0:
             raise UsageError(f"spoiler {name} has strength {strength}", "give 0 to 1")
+
+
+def on_config(config: PhantomConfig, spoil: Mapping[str, float]) -> PhantomConfig:
+    """The phantom's settings under the spoilers that are settings: highlights and exposure."""
+    glare, lag = spoil.get("highlights", 0.0), spoil.get("exposure", 0.0)
+    film = {name: getattr(config, name) * factor**glare for name, factor in GLARE.items()}
+    return replace(config, **film, exposure_speed=config.exposure_speed * LAG**lag)
 
 
 class Spoilers:

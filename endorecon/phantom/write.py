@@ -24,7 +24,7 @@ from endorecon.phantom.ct import make_ct, write_dicom, write_nifti
 from endorecon.phantom.film import film, fly
 from endorecon.phantom.implicit import extract_mesh, gradient, sample_volume
 from endorecon.phantom.optics import make_camera, make_stage
-from endorecon.phantom.spoilers import Spoilers, check
+from endorecon.phantom.spoilers import Spoilers, check, on_config
 from endorecon.phantom.texture import make_mucosa
 from endorecon.phantom.truth import write_calibration, write_cameras, write_json, write_mesh
 from endorecon.phantom.video import VideoWriter
@@ -79,6 +79,7 @@ def make_phantom(
     config = at_level(config or PhantomConfig(), level)
     spoil = dict(spoil or {})
     _check(family, frames, width, height, ct, seed_point, spoil)
+    config = on_config(config, spoil)
     out = Path(out)
     (out / "truth" / "depth").mkdir(parents=True, exist_ok=True)
     yield PhantomProgress("anatomy", 0, 1)
