@@ -51,14 +51,23 @@ NO_LOOP_CHECKPOINTS = (300, 600, 900)
 SHARES = (1.0, 0.85, 0.75, 0.5)
 
 
-def phantom(store: Path, family: str, seed: int, frames: int, size: tuple[int, int]) -> Path:
+def phantom(
+    store: Path,
+    family: str,
+    seed: int,
+    frames: int,
+    size: tuple[int, int],
+    spoil: dict[str, float] | None = None,
+) -> Path:
     """The phantom of a seed, made once."""
-    folder = store / f"{family}-{seed}-{frames}-{size[0]}"
+    name = f"{family}-{seed}-{frames}-{size[0]}"
+    folder = store / "-".join([name, *(f"{k}-{v:g}" for k, v in (spoil or {}).items())])
     if not (folder / ".whole").is_file():
         shutil.rmtree(folder, ignore_errors=True)
         made = make_phantom(
-            folder, seed=seed, family=family, frames=frames, width=size[0], height=size[1]
-        )
+            folder, seed=seed, family=family, frames=frames, width=size[0], height=size[1],
+            spoil=spoil,
+        )  # fmt: skip
         for _ in made:
             pass
         (folder / ".whole").write_text("")
